@@ -1,0 +1,133 @@
+-- SPDX-License-Identifier: Apache-2.0
+--- A recipe's declared arguments, read by lua-argparse.
+--
+--     local args = fcvm.args {
+--       image = { "string", "image to run" },                 -- --image, required
+--       count = { "integer", "clones", default = 10 },
+--       quiet = { "boolean", "say less" },                    -- a flag
+--       env   = { "string", "variable", many = true },        -- a list
+--       file  = { "string", "what to read", positional = 1 }, -- no option: the first argument
+--       cmd   = { "rest", "command" },                        -- all after the positional ones, as it stands
+--     }
+local argparse = require "argparse"
+local errors = require "fcvm.errors"
+local machine = require "fcvm.machine"
+
+local M = {}
+
+-- What runs now, set by the runner of recipes.
+M.argv, M.program = {}, "recipe"
+
+local convert = {
+  string = function(text) return text end,
+  integer = function(text) return math.tointeger(tonumber(text)), "an integer" end,
+  number = function(text) return tonumber(text), "a number" end,
+  size = function(text)
+    local ok, bytes = pcall(machine.size, text)
+    return ok and bytes or nil, "a size such as 512M"
+  end,
+}
+
+local function converter(kind)
+  return function(text)
+    local value, wanted = convert[kind](text)
+    if value == nil then return nil, ("'%s' is not %s"):format(text, wanted) end
+    return value
+  end
+end
+
+local function normalise(spec)
+  local list = {}
+  for name, entry in pairs(spec) do
+    if type(entry) == "string" then entry = { entry } end
+    local kind = entry[1]
+    if kind ~= "boolean" and kind ~= "rest" and not convert[kind] then
+      errors.raise { op = "declare arguments", subject = name, name = "EINVAL",
+        message = ("'%s' is no type: string, integer, number, size, boolean or rest"):format(tostring(kind)) }
+    end
+    list[#list + 1] = { name = name, kind = kind, text = entry[2] or "", default = entry.default, many = entry.many,
+      short = entry.short, positional = entry.positional, required = entry.required, metavar = entry.metavar }
+  end
+  table.sort(list, function(a, b)
+    local x, y = a.positional or 99, b.positional or 99
+    if x ~= y then return x < y end
+    return a.name < b.name
+  end)
+  return list
+end
+
+local function option_name(entry) return "--" .. entry.name:gsub("_", "-") end
+
+local function add(parser, entry)
+  local text = entry.text
+  if entry.default ~= nil then text = text .. (" (default %s)"):format(tostring(entry.default)) end
+  if entry.kind == "rest" then
+    parser:argument(entry.name):args "*":description(text)
+  elseif entry.positional then
+    local argument = parser:argument(entry.name):description(text):convert(converter(entry.kind)):args(entry.many and "*" or 1)
+    if entry.required == false and not entry.many then argument:args "?" end
+  elseif entry.kind == "boolean" then
+    parser:flag((entry.short and entry.short .. " " or "") .. option_name(entry)):target(entry.name):description(text)
+  else
+    local option = parser:option((entry.short and entry.short .. " " or "") .. option_name(entry)):target(entry.name)
+      :description(text):convert(converter(entry.kind)):args(1)
+    if entry.metavar then option:argname(entry.metavar) end
+    if entry.many then option:count "*" elseif entry.default == nil and entry.required ~= false then option:count(1) end
+  end
+end
+
+-- What stands after the positional arguments belongs to the command that is run, options included, as with podman.
+local function split_rest(list, argv)
+  local takes_value, positional, has_rest = {}, 0, false
+  for _, entry in ipairs(list) do
+    if entry.kind == "rest" then has_rest = true
+    elseif entry.positional then positional = positional + 1
+    elseif entry.kind ~= "boolean" then
+      takes_value[option_name(entry)] = true
+      if entry.short then takes_value[entry.short] = true end
+    end
+  end
+  if not has_rest then return argv, nil end
+  local head, i = {}, 1
+  while i <= #argv do
+    local word = argv[i]
+    head[#head + 1] = word
+    if word:sub(1, 1) == "-" and word ~= "-" and word ~= "--" then
+      if takes_value[word] then
+        i = i + 1
+        head[#head + 1] = argv[i]
+      end
+    elseif word ~= "--" then
+      positional = positional - 1
+      if positional == 0 then return head, table.move(argv, i + 1, #argv, 1, {}) end
+    end
+    i = i + 1
+  end
+  return head, {}
+end
+
+--- Reads this recipe's arguments; see above. A wrong one ends the program with the usage and status 64, --help with 0.
+-- `options.report ~= false` adds --json for fcvm.report; `description` is for --help.
+function M.read(spec, options)
+  options = options or {}
+  local list = normalise(spec)
+  local parser = argparse(M.program):help_max_width(110)
+  if options.description then parser:description(options.description) end
+  for _, entry in ipairs(list) do add(parser, entry) end
+  if options.report ~= false and not spec.json then parser:flag "--json":description "give the report as JSON" end
+  local head, rest = split_rest(list, M.argv)
+  if rest and rest[1] == "--" then table.remove(rest, 1) end
+  local ok, result = parser:pparse(head)
+  if not ok then
+    errors.raise { op = M.program, name = "EINVAL", message = tostring(result), status = errors.status.usage,
+      hint = M.program .. " --help" }
+  end
+  for _, entry in ipairs(list) do
+    if entry.kind == "rest" then result[entry.name] = rest end
+    if result[entry.name] == nil and entry.default ~= nil then result[entry.name] = entry.default end
+  end
+  M.json = result.json or false
+  return result
+end
+
+return M

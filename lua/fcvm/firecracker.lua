@@ -1,0 +1,252 @@
+-- SPDX-License-Identifier: Apache-2.0
+--- One Firecracker under its jailer: its directory, its process, its configuration over the API.
+--
+-- The jailer fixes the layout: <vm directory>/firecracker/<id>/root is Firecracker's root and working directory, and all
+-- paths that it is given are relative to it, so that a snapshot does not depend on where it was taken.
+local uv = require "luv"
+local core = require "fcvm.core"
+local errors = require "fcvm.errors"
+local http = require "fcvm.http"
+local json = require "fcvm.json"
+local machine = require "fcvm.machine"
+local network = require "fcvm.network"
+local paths = require "fcvm.paths"
+local process = require "fcvm.process"
+local stream = require "fcvm.stream"
+local task = require "fcvm.task"
+
+local M = {}
+M.__index = M
+M.__name = "fcvm.firecracker"
+
+local API_SECONDS = 10           -- from exec to an API that answers
+local API_MAX = 320 << 10        -- a request's body, which must hold the plan
+local LINE_MAX, LINES_KEPT = 1024, 40
+local OVERHEAD = 192 << 20       -- what Firecracker and the page cache of its jail may need beside the guest's memory
+local CGROUPS = "/sys/fs/cgroup/fcvm"
+
+--- The directory of a VM, and in it Firecracker's root.
+function M.directory(id) return paths.disks() .. "/" .. id end
+function M.root(id) return M.directory(id) .. "/firecracker/" .. id .. "/root" end
+
+-- A file of the data directory inside the jail: the same file by a hard link, which costs nothing and which its mode keeps
+-- read-only there; a clone where it lies on another file system.
+local function give(from, to)
+  local ok, _, name = uv.fs_link(from, to)
+  if ok then return end
+  if name ~= "EXDEV" and name ~= "EMLINK" and name ~= "EPERM" then
+    errors.raise { op = "link", subject = from, name = name, hint = "fcvm setup makes what is missing",
+      status = name == "ENOENT" and errors.status.missing_part or nil }
+  end
+  M.copy(from, to)
+  errors.check_uv("set mode", to, uv.fs_chmod(to, 292))
+end
+
+--- Clones a file: a reflink where the file system can, else a sparse copy, step by step.
+function M.copy(from, to)
+  local how, err = core.disk.clone(from, to)
+  if how then return how end
+  if err.name ~= "EOPNOTSUPP" and err.name ~= "EXDEV" and err.name ~= "EINVAL" and err.name ~= "ENOTTY" then
+    error(errors.new(err), 0)
+  end
+  local copier = errors.check(core.disk.copy(from, to))
+  local ok, failure = pcall(function()
+    repeat
+      local done, total = errors.check(copier:step(16 << 20))
+      task.sleep(0)
+    until done >= total
+  end)
+  copier:close()
+  if not ok then error(failure, 0) end
+  return "copy"
+end
+
+--- Makes the VM's directory: kernel, initramfs and image by link, a disk of its own. `uid` owns the disk.
+function M.prepare(id, image_store, uid)
+  local root = paths.ensure(M.root(id))
+  give(paths.kernels() .. "/vmlinux", root .. "/vmlinux")
+  give(paths.kernels() .. "/initramfs.cpio", root .. "/initramfs.cpio")
+  give(image_store, root .. "/image.squashfs")
+  M.copy(paths.rootfs() .. "/rootfs.ext4", root .. "/disk.ext4")
+  errors.check_uv("set mode", root .. "/disk.ext4", uv.fs_chmod(root .. "/disk.ext4", 384))
+  errors.check_uv("set owner", root .. "/disk.ext4", uv.fs_chown(root .. "/disk.ext4", uid, uid))
+  return root
+end
+
+local function cgroup_limits(memory_mib, cpus)
+  local controllers = core.disk.read("/sys/fs/cgroup/cgroup.controllers", 4096)
+  if not controllers or not controllers:find "memory" then return nil end
+  return { ("memory.max=%d"):format((memory_mib << 20) + OVERHEAD), "pids.max=64", "memory.swap.max=0",
+    -- One processor more than the guest's own: what Firecracker's own threads use is not the guest's.
+    ("cpu.max=%d 100000"):format((cpus + 1) * 100000) }
+end
+
+local function jailer_argv(options)
+  local id = options.id
+  local argv = { paths.bin() .. "/jailer", "--id", id, "--exec-file", paths.bin() .. "/firecracker", "--uid", options.uid,
+    "--gid", options.uid, "--chroot-base-dir", M.directory(id), "--netns", options.namespace }
+  local limits = cgroup_limits(options.memory, options.cpus)
+  if limits then
+    for _, word in ipairs { "--cgroup-version", "2", "--parent-cgroup", "fcvm" } do argv[#argv + 1] = word end
+    for _, limit in ipairs(limits) do
+      argv[#argv + 1] = "--cgroup"
+      argv[#argv + 1] = limit
+    end
+  else
+    options.log:warn "no cgroup v2 with a memory controller: the VM runs without limits"
+  end
+  for _, word in ipairs { "--", "--api-sock", "/api.sock", "--http-api-max-payload-size", API_MAX } do
+    argv[#argv + 1] = word
+  end
+  for i, word in ipairs(argv) do argv[i] = tostring(word) end
+  return argv
+end
+
+-- Sorts what Firecracker prints: its own log under `firecracker:`, without its times and instance names; the guest's
+-- console at debug level, its last lines kept for the error that may need them.
+local function follow(self, fd)
+  local own, console = self.log:tag "firecracker", self.log:tag "console"
+  local feed = stream.lines(LINE_MAX, function(line)
+    local text = line:match "^%d%d%d%d%-%d%d%-%d%dT[%d:.]+Z? %[[^%]]*%] (.*)$"
+    if text then
+      local level = text:find "^%[?ERROR" and "error" or text:find "^%[?WARN" and "warn" or "debug"
+      own[level](own, "%s", text)
+    elseif line ~= "" then
+      console:debug("%s", line)
+    end
+    if line ~= "" then
+      self.lines[#self.lines + 1] = line
+      if #self.lines > LINES_KEPT then table.remove(self.lines, 1) end
+    end
+  end)
+  local pipe = uv.new_pipe(false)
+  errors.check_uv("open pipe", nil, pipe:open(fd))
+  pipe:read_start(function(_, chunk)
+    feed(chunk)
+    if not chunk then pipe:close() end
+  end)
+  task.defer(function() if not pipe:is_closing() then pipe:close() end end)
+end
+
+--- Starts a jailed Firecracker in the current scope, which ends it. Options: id, uid, namespace, memory (MiB), cpus, log.
+-- `self.ended` is {status=} or {signal=} once it has ended.
+function M.start(options)
+  local self = setmetatable({ id = options.id, log = options.log, root = M.root(options.id), lines = {} }, M)
+  for _, name in ipairs { "firecracker", "jailer" } do
+    if not uv.fs_access(paths.bin() .. "/" .. name, "X") then
+      errors.raise { op = "start Firecracker", subject = paths.bin() .. "/" .. name, name = "ENOENT",
+        message = "there is no such program", hint = "fcvm setup firecracker", status = errors.status.missing_part }
+    end
+  end
+  local reader, writer = errors.check(core.proc.pipe())
+  local child, err = core.proc.spawn { argv = jailer_argv(options), env = {}, fds = { [1] = writer, [2] = writer },
+    session = true, contain = true }
+  core.proc.close(writer)
+  if not child then
+    core.proc.close(reader)
+    error(errors.wrap(err, "start Firecracker"), 0)
+  end
+  self.child = child
+  task.defer(function()
+    child:close()
+    M.remove_cgroup(self.id)
+  end)
+  follow(self, reader)
+  return self
+end
+
+--- Removes the VM's cgroup, whose processes have ended. Waits a moment for the kernel to see that.
+function M.remove_cgroup(id)
+  local path = CGROUPS .. "/" .. id
+  for _ = 1, 100 do
+    local ok, _, name = uv.fs_rmdir(path)
+    if ok or name ~= "EBUSY" then return end
+    local kill = io.open(path .. "/cgroup.kill", "w")
+    if kill then
+      kill:write "1"
+      kill:close()
+    end
+    task.sleep(0.01)
+  end
+end
+
+--- What Firecracker or the guest last said that explains an end: the panic, the error, else the last line.
+function M:last_words()
+  local fallback
+  for i = #self.lines, 1, -1 do
+    local line = self.lines[i]
+    if line:find "Kernel panic" or line:find "ERROR" or line:find "Error" or line:find "panicked" then
+      return (line:gsub("^.-(Kernel panic.*)", "%1"):gsub("^%d+%-%d+%-%d+T%S+ %[[^%]]*%] ", ""))
+    end
+    fallback = fallback or line
+  end
+  return fallback
+end
+
+--- Waits for Firecracker's end; returns {status=} or {signal=}.
+function M:wait()
+  self.ended = self.ended or process.wait(self.child)
+  return self.ended
+end
+
+--- The error of an end that nobody asked for.
+function M:unexpected_end()
+  local how = self.ended.signal and ("was ended by signal %d"):format(self.ended.signal)
+    or ("ended with status %d"):format(self.ended.status)
+  local words = self:last_words()
+  if words and words:find "Kernel panic" then
+    return errors.new { op = "run guest", subject = self.id, name = "EIO", status = errors.status.guest,
+      message = "the guest panicked: " .. words }
+  end
+  if words and (words:find "/dev/kvm" or words:find "KVM") then
+    return errors.new { op = "start Firecracker", subject = "/dev/kvm", name = "ENODEV", status = errors.status.kvm,
+      message = words, hint = "fcvm setup preflight says what is wrong with it" }
+  end
+  return errors.new { op = "run Firecracker", subject = self.id, name = "EIO", status = errors.status.guest,
+    message = words and ("it %s: %s"):format(how, words) or "it " .. how }
+end
+
+--- Calls the API; the body is a table. Raises Firecracker's own words.
+function M:api(method, path, body, timeout)
+  return http.firecracker(self.root .. "/api.sock", method, path, body and json.encode(body), timeout)
+end
+
+--- Waits until the API answers.
+function M:wait_api()
+  task.timeout(API_SECONDS, "Firecracker's API", function()
+    while true do
+      local ok, err = pcall(self.api, self, "GET", "/version")
+      if ok then return end
+      if err.cancelled or err.timeout or (err.name ~= "ENOENT" and err.name ~= "ECONNREFUSED") then error(err, 0) end
+      local ended = self.child:wait()
+      if ended then
+        self.ended = ended
+        -- What it said last may still be in the pipe.
+        task.sleep(0.05)
+        error(self:unexpected_end(), 0)
+      end
+      task.sleep(0.002)
+    end
+  end)
+end
+
+--- Configures the machine and starts the guest. Options: memory (MiB), cpus, plan (a table, reaches the agent by MMDS),
+-- hostname.
+function M:boot(options)
+  local address = ("ip=%s::%s:%s:%s:eth0:off"):format(network.guest_address, network.guest_gateway, network.guest_netmask,
+    options.hostname)
+  self:api("PUT", "/boot-source", { kernel_image_path = "vmlinux", initrd_path = "initramfs.cpio",
+    boot_args = ("console=ttyS0 panic=1 quiet %s %s"):format(machine.arch().boot, address) })
+  self:api("PUT", "/machine-config", { vcpu_count = options.cpus, mem_size_mib = options.memory })
+  self:api("PUT", "/drives/rootfs", { drive_id = "rootfs", path_on_host = "disk.ext4", is_root_device = false,
+    is_read_only = false })
+  self:api("PUT", "/drives/image", { drive_id = "image", path_on_host = "image.squashfs", is_root_device = false,
+    is_read_only = true })
+  self:api("PUT", "/network-interfaces/eth0", { iface_id = "eth0", guest_mac = network.guest_mac, host_dev_name = network.tap })
+  self:api("PUT", "/vsock", { guest_cid = 3, uds_path = "vsock.sock" })
+  self:api("PUT", "/mmds/config", { version = "V2", network_interfaces = { "eth0" } })
+  self:api("PUT", "/mmds", { plan = options.plan })
+  self:api("PUT", "/actions", { action_type = "InstanceStart" }, 30)
+end
+
+return M

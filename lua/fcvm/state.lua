@@ -1,0 +1,193 @@
+-- SPDX-License-Identifier: Apache-2.0
+--- State records: one JSON file a supervising process, <data>/state/<vm_id>.json, owned by that process.
+--
+-- A record belongs to the process it names (PID, start time, boot id: a reused PID is never mistaken for it). Records are
+-- written whole and renamed, claims are made under a lock, and a command that only reads changes nothing. What a dead
+-- owner left is removed by `sweep`, which every command that writes runs first. docs/state.md lists the fields.
+local uv = require "luv"
+local core = require "fcvm.core"
+local errors = require "fcvm.errors"
+local json = require "fcvm.json"
+local paths = require "fcvm.paths"
+local task = require "fcvm.task"
+
+local M = {}
+local RECORD_MAX = 256 << 10
+local LOCK_SECONDS = 30
+local SLOTS = 16384
+
+local function file_of(id) return paths.state() .. "/" .. id .. ".json" end
+
+--- Is `text` a VM's id? (Ids become paths and names of links, so nothing else may pass as one.)
+function M.is_id(text) return type(text) == "string" and text:match "^vm%-%x%x%x%x%x%x%x%x%x%x%x%x$" ~= nil end
+
+--- Is `text` fit to be a VM's name? As host names: letters, digits, '-', '_', '.', at most 63, a letter or digit first.
+function M.is_name(text)
+  return type(text) == "string" and #text <= 63 and text:match "^[%w][%w_.-]*$" ~= nil
+end
+
+local required = { vm_id = "string", name = "string", pid = "integer", start_time = "integer", boot_id = "string",
+  process_type = "string", status = "string", health = "string", slot = "integer" }
+
+local function validate(record, id)
+  if type(record) ~= "table" then return "it holds no object" end
+  for key, kind in pairs(required) do
+    if (math.type(record[key]) or type(record[key])) ~= kind then return ("its %s is no %s"):format(key, kind) end
+  end
+  if record.vm_id ~= id then return "it names another VM" end
+  if not M.is_name(record.name) then return "its name is none" end
+  if record.slot < 0 or record.slot >= SLOTS then return "its slot is out of range" end
+end
+
+--- The record of `id`, or nil and why: an error ENOENT, or EPROTO where the file is no record.
+function M.read(id)
+  local text, err = core.disk.read(file_of(id), RECORD_MAX)
+  if not text then return nil, err end
+  local record, why = json.decode(text, file_of(id))
+  local problem = record and validate(record, id) or (why and why.message)
+  if problem then
+    return nil, errors.new { op = "read state record", subject = file_of(id), name = "EPROTO", message = problem,
+      status = errors.status.data, hint = "the next fcvm command that writes sets it aside" }
+  end
+  return record
+end
+
+--- All records: `living` and `dead` are lists of records by name, `corrupt` a list of {id=, error=}. Reads only.
+function M.scan()
+  local living, dead, corrupt = {}, {}, {}
+  local dir = uv.fs_scandir(paths.state())
+  while dir do
+    local entry = uv.fs_scandir_next(dir)
+    if not entry then break end
+    local id = entry:match "^(.+)%.json$"
+    if id and M.is_id(id) then
+      local record, err = M.read(id)
+      if record then
+        local list = core.proc.alive(record) and living or dead
+        list[#list + 1] = record
+      elseif err.name ~= "ENOENT" then
+        corrupt[#corrupt + 1] = { id = id, error = err }
+      end
+    end
+  end
+  for _, list in ipairs { living, dead } do
+    table.sort(list, function(a, b) return a.name < b.name end)
+  end
+  return living, dead, corrupt
+end
+
+--- The living record that `key` (a name, an id, or a PID as number or digits) means; raises ENOENT.
+function M.find(key)
+  local living = M.scan()
+  local pid = math.tointeger(tonumber(key))
+  for _, record in ipairs(living) do
+    if record.name == key or record.vm_id == key or (pid and record.pid == pid) then return record end
+  end
+  local names = {}
+  for _, record in ipairs(living) do names[#names + 1] = record.name end
+  local near = errors.nearest(tostring(key), names)
+  errors.raise { op = "find VM", subject = tostring(key), name = "ENOENT", message = "no VM of that name, PID or id is running",
+    hint = near and ("did you mean '%s'?"):format(near) or "fcvm ls lists them" }
+end
+
+--- Runs `fn` under the lock of the state directory; waits for it at most 30 s.
+function M.locked(fn)
+  paths.ensure(paths.state())
+  local path = paths.state() .. "/.lock"
+  local deadline = task.now() + LOCK_SECONDS
+  local lock, err = core.proc.lock(path)
+  while not lock and err.name == "EAGAIN" and task.now() < deadline do
+    task.sleep(0.005)
+    lock, err = core.proc.lock(path)
+  end
+  if not lock then
+    if err.name == "EAGAIN" then
+      err = errors.new { op = "lock", subject = path, name = "ETIMEDOUT",
+        message = ("another fcvm held it for %d s"):format(LOCK_SECONDS) }
+    end
+    error(errors.new(err), 0)
+  end
+  local out = table.pack(pcall(fn))
+  lock:close()
+  if not out[1] then error(out[2], 0) end
+  return table.unpack(out, 2, out.n)
+end
+
+--- Writes the record whole. By its owner only.
+function M.write(record)
+  errors.check(core.disk.write(file_of(record.vm_id), json.encode(record), 384))
+end
+
+local function free_slot(living, is_free)
+  local used = {}
+  for _, record in ipairs(living) do used[record.slot] = true end
+  -- Neighbouring starts begin at places far apart, so that two data directories on one host seldom meet.
+  local first = tonumber(core.proc.random_hex(4), 16) % SLOTS
+  for i = 0, SLOTS - 1 do
+    local slot = (first + i) % SLOTS
+    if not used[slot] and is_free(slot) then return slot end
+  end
+  errors.raise { op = "claim network", name = "EADDRNOTAVAIL", message = "all " .. SLOTS .. " are in use",
+    status = errors.status.temporary }
+end
+
+--- Claims a name and a network slot for this process and writes its first record, of `fields` (name may be nil: one is
+-- made). `is_free(slot)` says whether a slot may be used on this host. Raises EEXIST where a living VM has the name.
+function M.claim(fields, is_free)
+  local identity = errors.check(core.proc.identity())
+  return M.locked(function()
+    local living, dead = M.scan()
+    local id = "vm-" .. core.proc.random_hex(6)
+    local record = { vm_id = id, name = fields.name or id, pid = identity.pid, start_time = identity.start_time,
+      boot_id = identity.boot_id, status = "starting", health = "unknown", created_at = os.time() }
+    for key, value in pairs(fields) do record[key] = value end
+    if not M.is_name(record.name) then
+      errors.raise { op = "name VM", subject = tostring(record.name), name = "EINVAL",
+        message = "a name has letters, digits, '-', '_' and '.', at most 63, and begins with a letter or digit" }
+    end
+    for _, other in ipairs(living) do
+      if other.name == record.name then
+        errors.raise { op = "name VM", subject = record.name, name = "EEXIST",
+          message = ("the VM of process %d has this name"):format(other.pid),
+          hint = ("fcvm stop %s, or choose another name"):format(other.name) }
+      end
+    end
+    for _, other in ipairs(dead) do living[#living + 1] = other end
+    record.slot = free_slot(living, is_free)
+    M.write(record)
+    return record
+  end)
+end
+
+--- Removes the record of `id`; that it is gone already is fine.
+function M.remove(id) uv.fs_unlink(file_of(id)) end
+
+--- Removes what dead owners left: `release(record)` frees a record's resources (an id alone where the record was
+-- corrupt); records that make no sense are set aside in state/corrupt. Returns {id, …} and the failures as {id=, error=}.
+function M.sweep(release)
+  local _, dead, corrupt = M.scan()
+  if #dead + #corrupt == 0 then return {}, {} end
+  return M.locked(function()
+    local swept, failed = {}, {}
+    local _, dead_now, corrupt_now = M.scan()
+    for _, record in ipairs(dead_now) do
+      local ok, err = pcall(release, record)
+      if ok then
+        M.remove(record.vm_id)
+        swept[#swept + 1] = record.vm_id
+      else
+        failed[#failed + 1] = { id = record.vm_id, error = err }
+      end
+    end
+    for _, broken in ipairs(corrupt_now) do
+      local aside = paths.ensure(paths.state() .. "/corrupt") .. "/" .. broken.id .. ".json"
+      uv.fs_rename(file_of(broken.id), aside)
+      local ok, err = pcall(release, { vm_id = broken.id })
+      failed[#failed + 1] = { id = broken.id, error = ok and errors.new { op = "read state record", subject = broken.id,
+        name = "EPROTO", message = broken.error.message .. "; set aside as " .. aside } or err }
+    end
+    return swept, failed
+  end)
+end
+
+return M

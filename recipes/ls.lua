@@ -1,0 +1,17 @@
+-- SPDX-License-Identifier: Apache-2.0
+--- Lists the running VMs: `fcvm ls`.
+local fcvm = require "fcvm"
+
+local args = fcvm.args({
+  pid = { "integer", "only the VM of this process", required = false },
+}, { description = "Lists the running VMs. A record that cannot be read is reported on stderr." })
+
+local living, dead, corrupt = fcvm.state.scan()
+for _, broken in ipairs(corrupt) do fcvm.log.warn("%s", tostring(broken.error)) end
+if #dead > 0 then fcvm.log.info("%d ended without cleaning up; fcvm sweep removes what they left", #dead) end
+
+local rows = {}
+for _, record in ipairs(living) do
+  if not args.pid or record.pid == args.pid then rows[#rows + 1] = record end
+end
+fcvm.report { title = "vms", rows = rows, columns = { "name", "pid", "process_type", "status", "health", "address", "image" } }

@@ -1,0 +1,135 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- The small modules of the Lua layer.
+describe("json", function()
+  local json = require "fcvm.json"
+
+  it("keeps 64-bit integers", function()
+    assert.equal(9007199254740993, json.decode(json.encode { n = 9007199254740993 }).n)
+  end)
+
+  it("writes empty arrays and objects as what they are", function()
+    assert.equal("[]", json.encode(json.array()))
+    assert.equal("{}", json.encode(json.object()))
+  end)
+
+  it("says what is wrong with foreign text", function()
+    for _, text in ipairs { "", "{", '{"a":}', "nonsense", ("["):rep(100000) } do
+      local value, err = json.decode(text, "the text")
+      assert.is_nil(value)
+      assert.equal("EPROTO", err.name)
+    end
+    local _, err = json.decode(("x"):rep(100), "the text", 10)
+    assert.equal("EFBIG", err.name)
+  end)
+end)
+
+describe("machine", function()
+  local machine = require "fcvm.machine"
+
+  it("reads sizes", function()
+    assert.equal(536870912, machine.size "512M")
+    assert.equal(1610612736, machine.size "1.5GiB")
+    assert.equal(1024, machine.size(1024))
+    for _, bad in ipairs { "", "M", "12X", "-1M", "1e9", "99999999T" } do assert.has_error(function() machine.size(bad) end) end
+  end)
+
+  it("refuses memory that no guest can have", function()
+    for _, bad in ipairs { "127M", "1000T" } do
+      local ok, err = pcall(machine.shape, bad, 1)
+      assert.is_false(ok)
+      assert.equal("EINVAL", err.name)
+    end
+    assert.same({ 128, 1 }, { machine.shape("128M", 1) })
+    assert.is_false((pcall(machine.shape, "256M", 33)))
+  end)
+end)
+
+describe("health", function()
+  local health = require "fcvm.health"
+
+  it("reads a URL or a table", function()
+    local check = health.read "http://localhost:8080/ready?x=1"
+    assert.equal(8080, check.port)
+    assert.equal("/ready?x=1", check.path)
+    assert.equal(80, health.read("http://guest").port)
+    assert.equal("/", health.read("http://guest").path)
+    assert.equal(81, health.read({ port = 81 }).port)
+    assert.is_nil(health.read(nil))
+  end)
+
+  it("refuses what is none", function()
+    for _, bad in ipairs { "https://x/", "localhost:80", "http://x:99999/", { prot = 80 }, "http://x/a b" } do
+      assert.has_error(function() health.read(bad) end)
+    end
+  end)
+end)
+
+describe("stream.lines", function()
+  local stream = require "fcvm.stream"
+
+  it("gives lines across chunks, without their ends", function()
+    local lines = {}
+    local feed = stream.lines(8, function(line) lines[#lines + 1] = line end)
+    for _, chunk in ipairs { "ab", "c\r\n\nd", "ef\nlong", "er than eight\nx" } do feed(chunk) end
+    feed(nil)
+    assert.same({ "abc", "", "def", "longer t", "han eigh", "t", "x" }, lines)
+  end)
+end)
+
+describe("stream.queue", function()
+  local stream, task = require "fcvm.stream", require "fcvm.task"
+
+  it("gives what was pushed before the error that ended it", function()
+    task.main(function()
+      local queue = stream.queue()
+      task.spawn(function()
+        task.sleep(0.001)
+        queue:push "a"
+        queue:push "b"
+        queue:finish "over"
+      end)
+      assert.equal("a", queue:pop())
+      assert.equal("b", queue:pop())
+      assert.same({ nil, "over" }, { queue:pop() })
+    end)
+  end)
+end)
+
+describe("pretty", function()
+  local pretty = require "fcvm.pretty"
+
+  it("shows tables as Lua writes them", function()
+    assert.equal('{ 1, "two", x = { true } }', pretty { 1, "two", x = { true } })
+    assert.equal("{}", pretty {})
+  end)
+
+  it("ends at cycles, depth and control characters", function()
+    local t = {}
+    t.t = t
+    assert.equal("{ t = {…} }", pretty(t))
+    assert.equal([["\x1b[2J"]], pretty "\27[2J")
+  end)
+end)
+
+describe("the REPL", function()
+  local compile = require("fcvm.repl").compile
+
+  it("takes values, statements and unfinished lines for what they are", function()
+    assert.equal(3, compile("1 + 2", {})())
+    local env = {}
+    compile("x = 5", env)()
+    assert.equal(5, env.x)
+    local chunk, _, more = compile("function f()", {})
+    assert.is_nil(chunk)
+    assert.is_true(more)
+    chunk, _, more = compile("x = = 1", {})
+    assert.is_nil(chunk)
+    assert.is_false(more)
+  end)
+end)
+
+describe("log", function()
+  it("lets no foreign text drive the terminal", function()
+    assert.equal("a\\x1b[31mb\\x0a", require("fcvm.log").printable "a\27[31mb\n")
+  end)
+end)
