@@ -27,7 +27,7 @@ describe("errors", function()
   end)
 
   it("name the option that was meant", function()
-    local ok, err = pcall(errors.options, "run", { nmae = "x" }, { name = "string", image = "string" })
+    local ok, err = pcall(errors.options, "run", { naem = "x" }, { name = "string", image = "string" })
     assert.is_false(ok)
     assert.matches("did you mean 'name'?", tostring(err), 1, true)
   end)

@@ -35,12 +35,6 @@ lua_Number fcl_opt_number(lua_State *L, int index, const char *key, lua_Number m
 /* Raises where the table at `index` has a key that is not in `known` (NULL-terminated), naming it. */
 void fcl_only_keys(lua_State *L, int index, const char *const *known);
 
-int fcl_open_proc(lua_State *L);
-int fcl_open_net(lua_State *L);
-int fcl_open_disk(lua_State *L);
-int fcl_open_http(lua_State *L);
-int fcl_open_vmm(lua_State *L);
-int fcl_open_guest(lua_State *L);
 
 /* The whole core as one table; what `require "fcvm.core"` gives. */
 __attribute__((visibility("default"))) int luaopen_fcvm_core(lua_State *L);

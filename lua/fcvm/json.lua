@@ -11,7 +11,8 @@ function M.array(list) return setmetatable(list or {}, { __jsontype = "array" })
 --- A table that is written as an object even when it is empty.
 function M.object(map) return setmetatable(map or {}, { __jsontype = "object" }) end
 
---- Text of a value; `indent` for people. Keys are sorted, so that equal values give equal text.
+--- Text of a value; `indent` for people. Keys are sorted, so that equal values give equal text. (dkjson takes a table whose
+-- only key is an integer `n` for an array of that length: no table of ours has such a key.)
 function M.encode(value, indent)
   local keys = {}
   local function collect(v)
