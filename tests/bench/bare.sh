@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # The same job without fcvm, by commands: namespace, TAP, Firecracker, its API by curl, until the container answers over
 # HTTP. Prints the seconds from start to answer. Arguments: data directory, image store, plan (a JSON file), port.
-set -euo pipefail
 # shellcheck disable=SC2317 # finish is called by trap
+set -euo pipefail
 data=$1 store=$2 plan=$3 port=$4
 name=bare$$ work=$(mktemp -d "$data/bare.XXXXXX") vmm=
 finish() {
