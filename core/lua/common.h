@@ -36,6 +36,13 @@ lua_Number fcl_opt_number(lua_State *L, int index, const char *key, lua_Number m
 void fcl_only_keys(lua_State *L, int index, const char *const *known);
 
 
+int fcl_open_proc(lua_State *L);
+int fcl_open_net(lua_State *L);
+int fcl_open_disk(lua_State *L);
+int fcl_open_http(lua_State *L);
+int fcl_open_vmm(lua_State *L);
+int fcl_open_guest(lua_State *L);
+
 /* The whole core as one table; what `require "fcvm.core"` gives. */
 __attribute__((visibility("default"))) int luaopen_fcvm_core(lua_State *L);
 

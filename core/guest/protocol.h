@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * core/guest/protocol.h: what host and guest say to each other over vsock. Shared by the core and fc-agent, so that there
+ * is one truth; docs/guest-protocol.md tells who says what when.
+ *
+ * A frame is a header of 8 bytes and `size` bytes of payload:
+ *
+ *     u32 size (little-endian, at most FC_GUEST_PAYLOAD_MAX) | u8 type | u8 stream | u16 zero
+ *
+ * `stream` is 1 (stdout) or 2 (stderr) in OUTPUT and zero in all others. Numbers in binary payloads are little-endian;
+ * the other payloads are one JSON object in UTF-8, or empty.
+ */
+#ifndef FCVM_GUEST_PROTOCOL_H
+#define FCVM_GUEST_PROTOCOL_H
+
+enum {
+	FC_GUEST_VERSION = 1,       /* of this file */
+	FC_GUEST_VERSION_LEAST = 1, /* the oldest that this side still speaks */
+
+	FC_GUEST_PORT = 5200,       /* the agent listens here */
+	FC_GUEST_READY_PORT = 5201, /* the host listens here; the agent says READY or ERROR, once */
+
+	FC_GUEST_HEADER_SIZE = 8,
+	FC_GUEST_PAYLOAD_MAX = 65536, /* bytes */
+	FC_GUEST_HELLO_SIZE = 8,      /* "FCVM", u16 version, u16 least version */
+	FC_GUEST_STDIN_WINDOW = 65536,/* bytes of STDIN that may be under way before a WINDOW frame grants more */
+
+	FC_GUEST_SESSIONS_MAX = 64,
+	FC_GUEST_ARGUMENTS_MAX = 1024, /* words of an EXEC's argv, and as many variables in its env */
+	FC_GUEST_SIGNAL_MAX = 64,
+	FC_GUEST_GRACE_MAX = 86400, /* seconds */
+	FC_GUEST_PLAN_MAX = 256 * 1024,
+};
+
+#define FC_GUEST_MAGIC "FCVM"
+
+/* Name, number, and who sends it: the one list that C, Lua and the documentation follow. */
+#define FC_GUEST_TYPES(X)                                                                                              \
+	X(HELLO, 0x01)    /* both, first: FC_GUEST_MAGIC, u16 version, u16 least version */                            \
+	X(READY, 0x02)    /* guest: {"name", "boot_ns"}, to FC_GUEST_READY_PORT */                                     \
+	X(ERROR, 0x03)    /* guest: {"op", "message", "errno"}; the session ends */                                    \
+	X(OK, 0x04)       /* guest: done; answers STOP, SIGNAL and SHUTDOWN */                                         \
+	X(ATTACH, 0x10)   /* host: {"from"?}; OUTPUT and EVENT frames follow */                                        \
+	X(EXEC, 0x11)     /* host: {"argv", "env"?, "cwd"?, "user"?, "vm"?, "stdin"?, "timeout"?} */                   \
+	X(STATUS, 0x12)   /* host: {}; STATE follows */                                                                \
+	X(STOP, 0x13)     /* host: {"grace"?} seconds until SIGKILL */                                                 \
+	X(SIGNAL, 0x14)   /* host: {"signal"} for the container's first process */                                     \
+	X(SHUTDOWN, 0x15) /* host: {} */                                                                               \
+	X(STDIN, 0x20)    /* host, after EXEC with "stdin": bytes; empty is their end */                               \
+	X(OUTPUT, 0x21)   /* guest: bytes of stream 1 or 2 */                                                          \
+	X(WINDOW, 0x22)   /* guest: u32, bytes of STDIN that may be sent beyond those granted before */                \
+	X(EXITED, 0x23)   /* guest, ends EXEC: {"status"} or {"signal"}, and "error" where it did not start */         \
+	X(EVENT, 0x24)    /* guest: {"event", ...} */                                                                  \
+	X(STATE, 0x25)    /* guest, answers STATUS */
+
+enum fc_guest_type {
+#define FC_GUEST_ENUM(name, number) FC_GUEST_##name = (number),
+	FC_GUEST_TYPES(FC_GUEST_ENUM)
+#undef FC_GUEST_ENUM
+};
+
+#endif
