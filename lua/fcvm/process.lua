@@ -26,7 +26,7 @@ local function drain(fd, sink)
   local pipe = uv.new_pipe(false)
   errors.check_uv("open pipe", nil, pipe:open(fd))
   return task.spawn(function()
-    local ok, err = pcall(task.await, function(resume)
+    local ok, failed = pcall(task.await, function(resume)
       pipe:read_start(function(failure, chunk)
         if chunk then
           local fine, problem = pcall(sink, chunk)
@@ -39,7 +39,7 @@ local function drain(fd, sink)
       return function() pipe:read_stop() end
     end)
     pipe:close()
-    if not ok then error(err, 0) end
+    if not ok or failed then error(failed, 0) end
   end)
 end
 

@@ -291,6 +291,10 @@ end
 function M.main(fn, options)
   local t = start(fn)
   local handles = {}
+  -- The fcvm binary ignores SIGPIPE; under stock Lua a reader that went away would end the process.
+  handles[1] = uv.new_signal()
+  handles[1]:start("sigpipe", function() end)
+  handles[1]:unref()
   if options and options.signals then
     local count = 0
     for name, number in pairs { sigint = 2, sigterm = 15 } do
