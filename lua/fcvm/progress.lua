@@ -74,7 +74,11 @@ end
 function Bar:done(text) finish(self, "info", text) end
 --- Ends with an error line. --
 function Bar:fail(text) finish(self, "error", text) end
-function Bar:__close(err) finish(self, "info", err and false or nil) end
+function Bar:__close(err)
+  local text
+  if err ~= nil then text = false end
+  finish(self, "info", text)
+end
 Bar.__gc = hide
 
 --- Makes a bar. `total` may be nil where it is not known; options: unit = "bytes". --

@@ -47,7 +47,7 @@ local REGISTRY = {
 
 local ARCHIVE = {
   { "no space left on device", "ENOSPC", status.cannot_create, "the disk is full", "use another by --data-dir" },
-  { "choose", "EINVAL", status.usage, "it holds several images", "docker-archive:FILE:REFERENCE names one of them" },
+  { "expected 1 item", "EINVAL", status.usage, "it holds several images", "docker-archive:FILE:REFERENCE names one of them" },
   { "tag .*not found", "ENOENT", status.missing_input, "it has no image of that name", "tar -xOf FILE manifest.json lists them" },
   { "reference .*not found", "ENOENT", status.missing_input, "it has no image of that name",
     "tar -xOf FILE manifest.json lists them" },
