@@ -87,6 +87,8 @@ int main(int argc, char **argv) {
 	/* One arena: the loop is one thread, and each further arena would keep memory that a supervisor has no use for. */
 	mallopt(M_ARENA_MAX, 1);
 	signal(SIGPIPE, SIG_IGN);
+	/* A parent may leave it ignored, and the status of a child would then be lost. */
+	signal(SIGCHLD, SIG_DFL);
 	char prefix[PATH_MAX];
 	int r = find_prefix(prefix, sizeof prefix);
 	lua_State *L = luaL_newstate();

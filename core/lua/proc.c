@@ -51,6 +51,26 @@ static int check_fd(lua_State *L, int index) {
 	return (int)fd;
 }
 
+/* A string for the kernel, which would end it at its first NUL byte. */
+static const char *check_text(lua_State *L, int index) {
+	size_t size;
+	const char *text = luaL_checklstring(L, index, &size);
+	luaL_argcheck(L, strlen(text) == size, index, "it has a NUL byte in it");
+	return text;
+}
+
+/* The same from a field of the options; NULL where it is missing. The string is the options' own. */
+static const char *opt_text(lua_State *L, const char *key) {
+	const char *text = fcl_opt_string(L, 1, key, NULL);
+	if (!text)
+		return NULL;
+	lua_getfield(L, 1, key);
+	if (strlen(text) != lua_rawlen(L, -1))
+		luaL_error(L, "'%s' has a NUL byte in it", key);
+	lua_pop(L, 1);
+	return text;
+}
+
 /* What a descriptor-holding object is: the number, or -1 once it is closed. */
 struct holder {
 	int fd;
@@ -149,8 +169,8 @@ static int proc_spawn(lua_State *L) {
 	lua_settop(L, 1);
 	fcl_only_keys(L, 1, known);
 	struct fc_spawn_plan plan = {
-	        .cwd = fcl_opt_string(L, 1, "cwd", NULL),
-	        .netns = fcl_opt_string(L, 1, "netns", NULL),
+	        .cwd = opt_text(L, "cwd"),
+	        .netns = opt_text(L, "netns"),
 	        .umask = (int)fcl_opt_integer(L, 1, "umask", 0, MODE_MAX, -1),
 	        .session = fcl_opt_boolean(L, 1, "session", 0),
 	        .contain = fcl_opt_boolean(L, 1, "contain", 0),
@@ -365,7 +385,7 @@ Locks a file, which is made where it is missing; never waits. The lock ends with
 */
 static int proc_lock(lua_State *L) {
 	static const char *const known[] = {"shared", "mode", NULL};
-	const char *path = luaL_checkstring(L, 1);
+	const char *path = check_text(L, 1);
 	int shared = 0;
 	lua_Integer mode = 0600;
 	if (!lua_isnoneornil(L, 2)) {
@@ -450,7 +470,7 @@ A sealed file in memory, close-on-exec, its offset 0.
 @return the descriptor, or nil, err
 */
 static int proc_memfd(lua_State *L) {
-	const char *name = luaL_checkstring(L, 1);
+	const char *name = check_text(L, 1);
 	size_t size;
 	const char *data = luaL_checklstring(L, 2, &size);
 	struct fc_error error;

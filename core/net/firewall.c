@@ -153,16 +153,15 @@ static int set_comment(struct nftnl_table *table, const char *comment) {
 	return r;
 }
 
-/* Adds NFT_MSG_NEWTABLE or NFT_MSG_DELTABLE. */
-static void put_table(struct batch *batch, uint16_t type, const char *comment) {
+/* Adds NFT_MSG_NEWTABLE, with flags such as NLM_F_EXCL, or NFT_MSG_DELTABLE. */
+static void put_table(struct batch *batch, uint16_t type, uint16_t flags, const char *comment) {
 	struct message message;
 	struct nftnl_table *table = nftnl_table_alloc();
 	if (!table || nftnl_table_set_str(table, NFTNL_TABLE_NAME, batch->table) < 0 ||
 	    (comment && set_comment(table, comment) < 0)) {
 		batch->err = ENOMEM;
 	} else {
-		struct nlmsghdr *header = nftnl_nlmsg_build_hdr(
-		        message.bytes, type, NFPROTO_IPV4, type == NFT_MSG_NEWTABLE ? NLM_F_CREATE : 0, next_seq(batch));
+		struct nlmsghdr *header = nftnl_nlmsg_build_hdr(message.bytes, type, NFPROTO_IPV4, flags, next_seq(batch));
 		nftnl_table_nlmsg_build_payload(header, table);
 		append(batch, header, "table");
 	}
@@ -611,21 +610,33 @@ static int check(const struct fc_firewall *firewall, struct fc_error *error) {
 
 /* The calls */
 
-int fc_firewall_apply(struct fc_netns *netns, const struct fc_firewall *firewall, struct fc_error *error) {
+/* One transaction: a new table, which must not exist, or one in the place of another. */
+static int apply(struct fc_netns *netns, const struct fc_firewall *firewall, bool replace, struct fc_error *error) {
 	struct batch batch = {.table = firewall->table};
+	batch_begin(&batch, netns);
+	if (replace) {
+		/* Deleting needs that it exists: so it is made first, which changes nothing where it is there already. */
+		put_table(&batch, NFT_MSG_NEWTABLE, NLM_F_CREATE, NULL);
+		put_table(&batch, NFT_MSG_DELTABLE, 0, NULL);
+	}
+	put_table(&batch, NFT_MSG_NEWTABLE, replace ? NLM_F_CREATE : NLM_F_CREATE | NLM_F_EXCL, firewall->comment);
+	put_nat_chains(&batch, firewall);
+	put_filter_chains(&batch, firewall);
+	int r = commit(&batch, netns, APPLY, error);
+	batch_free(&batch);
+	return r;
+}
+
+int fc_firewall_apply(struct fc_netns *netns, const struct fc_firewall *firewall, struct fc_error *error) {
 	int r = check(firewall, error);
 	if (r < 0)
 		return r;
-	batch_begin(&batch, netns);
-	/* Deleting needs that it exists: so it is made first, which changes nothing where it is there already. */
-	put_table(&batch, NFT_MSG_NEWTABLE, NULL);
-	put_table(&batch, NFT_MSG_DELTABLE, NULL);
-	put_table(&batch, NFT_MSG_NEWTABLE, firewall->comment);
-	put_nat_chains(&batch, firewall);
-	put_filter_chains(&batch, firewall);
-	r = commit(&batch, netns, APPLY, error);
-	batch_free(&batch);
-	return r;
+	/*
+	 * Nearly every table is new. Deleting is not done without need: the kernel then frees what was deleted after a
+	 * grace period, and closing the socket waits for that (10 ms, against 0.1 for all the rest).
+	 */
+	r = apply(netns, firewall, false, error);
+	return r == -EEXIST ? apply(netns, firewall, true, error) : r;
 }
 
 int fc_firewall_delete(struct fc_netns *netns, const char *table, struct fc_error *error) {
@@ -634,7 +645,7 @@ int fc_firewall_delete(struct fc_netns *netns, const char *table, struct fc_erro
 	if (r < 0)
 		return r;
 	batch_begin(&batch, netns);
-	put_table(&batch, NFT_MSG_DELTABLE, NULL);
+	put_table(&batch, NFT_MSG_DELTABLE, 0, NULL);
 	r = commit(&batch, netns, "delete table", error);
 	batch_free(&batch);
 	return r;

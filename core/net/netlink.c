@@ -37,6 +37,10 @@ void fc_netlink_close(struct fc_netlink *netlink) {
 	netlink->socket = NULL;
 }
 
+static size_t align4(size_t size) {
+	return (size + 3) & ~(size_t)3;
+}
+
 struct fc_netlink_walk fc_netlink_attributes(const struct nlmsghdr *message, size_t offset) {
 	size_t size = mnl_nlmsg_get_payload_len(message);
 	if (offset > size)
@@ -52,7 +56,7 @@ const struct nlattr *fc_netlink_next(struct fc_netlink_walk *walk) {
 	const struct nlattr *attribute = (const void *)walk->at;
 	if (walk->left < sizeof *attribute || attribute->nla_len < sizeof *attribute || attribute->nla_len > walk->left)
 		return NULL;
-	size_t step = ((size_t)attribute->nla_len + 3) & ~(size_t)3;
+	size_t step = align4(attribute->nla_len);
 	if (step > walk->left)
 		step = walk->left;
 	walk->at += step;
@@ -72,7 +76,7 @@ static void keep_text(const struct nlmsghdr *message, const struct nlmsgerr *fai
 		return;
 	/* Without CAPPED the whole request is repeated before them. */
 	if (!(message->nlmsg_flags & NLM_F_CAPPED) && failure->msg.nlmsg_len > NLMSG_HDRLEN)
-		offset += NLMSG_ALIGN((size_t)failure->msg.nlmsg_len) - NLMSG_HDRLEN;
+		offset += align4(failure->msg.nlmsg_len) - NLMSG_HDRLEN;
 	struct fc_netlink_walk walk = fc_netlink_attributes(message, offset);
 	for (const struct nlattr *attribute; (attribute = fc_netlink_next(&walk));) {
 		const char *words = fc_netlink_string(attribute);
@@ -137,12 +141,20 @@ static void read_message(const struct nlmsghdr *message, struct fc_netlink_answe
 }
 
 void fc_netlink_read(const void *datagram, size_t size, struct fc_netlink_answer *answer) {
-	const struct nlmsghdr *message = datagram;
-	for (int left = (int)size; mnl_nlmsg_ok(message, left); message = mnl_nlmsg_next(message, &left)) {
-		if (message->nlmsg_pid != answer->portid || message->nlmsg_seq < answer->first ||
-		    message->nlmsg_seq > answer->last)
-			continue;
-		read_message(message, answer);
+	const char *at = datagram;
+	/* Not by mnl_nlmsg_ok (libmnl 1.0.4), which takes a length beyond INT_MAX for a good one. */
+	while (size >= sizeof(struct nlmsghdr)) {
+		const struct nlmsghdr *message = (const void *)at;
+		if (message->nlmsg_len < sizeof *message || message->nlmsg_len > size)
+			return;
+		if (message->nlmsg_pid == answer->portid && message->nlmsg_seq >= answer->first &&
+		    message->nlmsg_seq <= answer->last)
+			read_message(message, answer);
+		size_t step = align4(message->nlmsg_len);
+		if (step > size)
+			return;
+		at += step;
+		size -= step;
 	}
 }
 

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/sched.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -167,8 +168,14 @@ static int check_plan(const struct fc_spawn_plan *plan, struct fc_error *error) 
 /* Waits until the process behind `pidfd` has ended, and reaps it. */
 static void reap_blocking(int pidfd) {
 	siginfo_t info;
-	while (waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED | __WALL) < 0 && errno == EINTR)
-		;
+	while (waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED | __WALL) < 0) {
+		/* An event loop that polls a pidfd makes it non-blocking, and waitid then says EAGAIN. */
+		struct pollfd ended = {.fd = pidfd, .events = POLLIN};
+		if (errno == EAGAIN)
+			poll(&ended, 1, -1);
+		else if (errno != EINTR)
+			return;
+	}
 }
 
 /* The channels of one start; each end is closed with it where it was not given away. */

@@ -206,9 +206,15 @@ function M:unexpected_end()
     message = words and ("it %s: %s"):format(how, words) or "it " .. how }
 end
 
---- Calls the API; the body is a table. Raises Firecracker's own words.
+--- Calls the API; the body is a table. Raises Firecracker's own words. (KVM is first opened at InstanceStart, so that is
+-- where a host without one is told.)
 function M:api(method, path, body, timeout)
-  return http.firecracker(self.root .. "/api.sock", method, path, body and json.encode(body), timeout)
+  local ok, err = pcall(http.firecracker, self.root .. "/api.sock", method, path, body and json.encode(body), timeout)
+  if ok then return err end
+  if type(err) == "table" and tostring(err.message):lower():find "kvm" then
+    err.status, err.hint = errors.status.kvm, "fcvm setup preflight says what is wrong with /dev/kvm"
+  end
+  error(err, 0)
 end
 
 --- Waits until the API answers.

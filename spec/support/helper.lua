@@ -47,6 +47,11 @@ end
 local timer = uv.new_timer()
 timer:start(1, 0, function() timer:close() end)
 uv.run()
+-- The first stream opens libuv's spare descriptor.
+local stream = uv.new_pipe(false)
+stream:bind("/tmp/.fcvm-helper-" .. ("%d"):format(uv.os_getpid()))
+stream:listen(1, function() end)
+stream:close()
 local signal = uv.new_signal()
 signal:start("sigusr2", function() end)
 signal:close()
@@ -58,7 +63,7 @@ busted.subscribe({ "test", "start" }, function()
   return nil, true
 end)
 
-busted.subscribe({ "test", "end" }, function(element, _, status)
+busted.subscribe({ "test", "end" }, function(element, parent, status)
   if status ~= "success" or not before then return nil, true end
   local after = snapshot()
   local what
@@ -72,7 +77,8 @@ busted.subscribe({ "test", "end" }, function(element, _, status)
     what = "a network namespace"
   end
   if what then
-    busted.publish({ "failure" }, element, busted.getParent and nil or nil, "this test leaves " .. what, nil)
+    io.stderr:write("\n", element.name, ": this test leaves ", what, "\n")
+    busted.publish({ "failure" }, element, parent, "this test leaves " .. what, nil)
   end
   return nil, true
 end)

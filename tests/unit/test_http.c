@@ -347,7 +347,11 @@ static void headers_over_the_limit(void **state) {
 	(void)state;
 	static char longer[FC_HTTP_HEADER_BYTES + 64];
 	char url[128];
-	struct server endless = {.parts = {"HTTP/1.1 200 OK\r\n"}, .fill = "a: b\r\n"};
+	/* Far below the limit of bytes: the lines' own limit ends it. */
+	static char many[6 * FC_HTTP_HEADERS_MAX + 1];
+	for (size_t i = 0; i < FC_HTTP_HEADERS_MAX; i++)
+		memcpy(many + 6 * i, "a: b\r\n", 6);
+	struct server endless = {.parts = {"HTTP/1.1 200 OK\r\n", many, "\r\n"}};
 	start_server(&endless, "/", url);
 	struct fc_http_options options = get(url);
 	expect_failure(&options, EMSGSIZE, "more than 65536 bytes or 256 lines");
@@ -466,6 +470,13 @@ static void malformed_requests(void **state) {
 	expect_failure(&options, EPROTONOSUPPORT, "Unix");
 }
 
+static int count_descriptors(void) {
+	int count = 0;
+	for (int fd = 0; fd < 256; fd++)
+		count += fcntl(fd, F_GETFD) >= 0;
+	return count;
+}
+
 /* A directory whose path alone is longer than a socket's address may be; enters it. */
 static char *enter_deep_directory(char *base) {
 	char name[101];
@@ -494,6 +505,7 @@ static void unix_sockets(void **state) {
 	(void)state;
 	char base[] = "/tmp/fcvm-test-http-XXXXXX";
 	char *path = enter_deep_directory(base);
+	int before = count_descriptors();
 	const char *const paths[] = {"api.sock", path};
 	for (size_t i = 0; i < 2; i++) {
 		struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = "api.sock"};
@@ -512,6 +524,7 @@ static void unix_sockets(void **state) {
 		stop_server(&server);
 		unlink("api.sock");
 	}
+	assert_int_equal(count_descriptors(), before);
 	free(path);
 	leave_deep_directory(base);
 }
@@ -537,13 +550,6 @@ static void proxies_only_where_they_are_wanted(void **state) {
 	unsetenv("http_proxy");
 	stop_server(&direct);
 	stop_server(&proxy);
-}
-
-static int count_descriptors(void) {
-	int count = 0;
-	for (int fd = 0; fd < 256; fd++)
-		count += fcntl(fd, F_GETFD) >= 0;
-	return count;
 }
 
 static void freed_at_every_stage(void **state) {
