@@ -61,7 +61,7 @@ end
 
 local function explain(words, known, subject, where, fallback)
   words = words:sub(1, 600)
-  -- A digest is no word: one in four hundred has "429" or "404" in it.
+  -- A digest is no word, and may well have "429" in it.
   local lower = words:lower():gsub("%x+", function(digits) return #digits >= 32 and "" or nil end)
   for _, row in ipairs(known) do
     local pattern, name, exit, meaning, hint = table.unpack(row)
