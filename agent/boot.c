@@ -201,6 +201,15 @@ int fc_boot_switch_root(struct fc_error *error) {
 	return 0;
 }
 
+void fc_boot_read_ahead(void) {
+	static const char *const programs[] = {"/usr/bin/podman", "/usr/bin/conmon", "/usr/bin/crun"};
+	for (size_t i = 0; i < sizeof programs / sizeof *programs; i++) {
+		_cleanup_close_ int fd = open(programs[i], O_RDONLY | O_CLOEXEC);
+		if (fd >= 0)
+			posix_fadvise(fd, 0, 0, POSIX_FADV_WILLNEED);
+	}
+}
+
 /* ---- images */
 
 static const char storage_conf[] = "[storage]\n"

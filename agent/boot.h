@@ -27,6 +27,12 @@ int fc_boot_switch_root(struct fc_error *error);
 /* /tmp, /run, /dev/pts, /dev/shm and the unified cgroup hierarchy. */
 int fc_boot_mount_late(struct fc_error *error);
 
+/*
+ * Has the kernel read Podman's programs while the guest goes on booting: read page by page as they run, tens of
+ * megabytes would be most of the container's start. Only a hint; nothing can fail.
+ */
+void fc_boot_read_ahead(void);
+
 /* Mounts the image store (squashfs, read-only) at /run/fcvm/images and writes Podman's configuration. */
 int fc_boot_mount_images(const struct fc_plan *plan, struct fc_error *error);
 

@@ -228,12 +228,23 @@ static void cut_end(char *text) {
 		text[--size] = '\0';
 }
 
+/* Podman's own "Error: ..." where there is one: it repeats what conmon and crun said before it. */
+static const char *last_error(const char *text) {
+	const char *found = text;
+	for (const char *line = text; line; line = strchr(line, '\n')) {
+		line += *line == '\n';
+		if (strncmp(line, "Error: ", 7) == 0)
+			found = line;
+	}
+	return found;
+}
+
 static void not_started(struct fc_server *server, int status, const char *why) {
 	struct fc_container *container = &server->container;
 	pump(server, 1);
 	if (container->start_text.size) {
 		cut_end(container->start_text.data);
-		container->error = strdup(container->start_text.data);
+		container->error = strdup(last_error(container->start_text.data));
 	} else {
 		container->error = strdup(why);
 	}

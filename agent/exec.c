@@ -19,7 +19,7 @@
 #include "base/io.h"
 #include "server.h"
 
-enum { TURN_MAX = 256 * 1024, CONFIG_MAX = 4 << 20, CWD_MAX = 4096, USER_MAX = 256, GRANT_LEAST = 16384 };
+enum { TURN_MAX = 256 * 1024, CONFIG_MAX = 4 << 20, CWD_MAX = 4096, USER_MAX = 256, GRANT_LEAST = 16384, LOG_MAX = 65536, STATUS_CRUN_FAILED = 255 };
 
 struct wanted {
 	char **argv, **env;
@@ -73,8 +73,10 @@ void fc_exec_free(struct fc_exec *exec) {
 	close_source(exec, &exec->out[0]);
 	close_source(exec, &exec->out[1]);
 	fc_timer_stop(&server->loop, &exec->timer);
-	if (exec->file[0])
+	if (exec->file[0]) {
 		unlink(exec->file);
+		unlink(exec->log);
+	}
 	free(exec->pending);
 	free(exec);
 }
@@ -96,12 +98,28 @@ static void answer_unstarted(struct fc_session *session, const struct fc_error *
 	fc_session_end(session);
 }
 
+/*
+ * Where crun itself fails it says 255 and why, to its log and to stderr; the command never ran then, and its status
+ * becomes what a shell's would be. A command that ends with 255 leaves no log.
+ */
+static int status_of(const struct fc_exec *exec) {
+	int status = WEXITSTATUS(exec->wait_status);
+	_cleanup_free_ char *log = NULL;
+	size_t size;
+	if (!exec->file[0] || status != STATUS_CRUN_FAILED ||
+	    fc_io_read_file(exec->log, LOG_MAX, &log, &size, NULL) < 0 || size == 0)
+		return status;
+	if (strstr(log, "ermission denied"))
+		return 126;
+	return strstr(log, "o such file or directory") || strstr(log, "not found") ? 127 : 126;
+}
+
 static void answer_ended(struct fc_exec *exec) {
 	struct fc_text text = {0};
 	if (WIFSIGNALED(exec->wait_status))
 		fc_text_putf(&text, "{\"signal\":%d", WTERMSIG(exec->wait_status));
 	else
-		fc_text_putf(&text, "{\"status\":%d", WEXITSTATUS(exec->wait_status));
+		fc_text_putf(&text, "{\"status\":%d", status_of(exec));
 	if (exec->timed_out)
 		fc_text_puts(&text, ",\"error\":\"its time was up\"");
 	fc_text_puts(&text, "}");
@@ -259,6 +277,7 @@ static int write_description(struct fc_exec *exec, const struct wanted *wanted, 
 	r = fc_process_describe(config, size, root, wanted->argv, wanted->env, wanted->cwd, wanted->user, &text, error);
 	if (r == 0) {
 		snprintf(exec->file, sizeof exec->file, "%s/exec-%u.json", server->config->run_dir, ++server->exec_serial);
+		snprintf(exec->log, sizeof exec->log, "%s/exec-%u.log", server->config->run_dir, server->exec_serial);
 		_cleanup_close_ int fd = open(exec->file, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
 		int problem = fd < 0 ? -errno : fc_io_write_full(fd, text.data, text.size);
 		if (problem < 0)
@@ -277,7 +296,9 @@ static int start_in_container(struct fc_exec *exec, const struct wanted *wanted,
 	int r = write_description(exec, wanted, error);
 	if (r < 0)
 		return r;
-	char *argv[] = {(char *)(size_t)server->config->crun, (char *)(size_t)"exec", (char *)(size_t)"--process",
+	char log[sizeof exec->log + 8];
+	snprintf(log, sizeof log, "--log=%s", exec->log);
+	char *argv[] = {(char *)(size_t)server->config->crun, log, (char *)(size_t)"exec", (char *)(size_t)"--process",
 	                exec->file, server->container.id, NULL};
 	spawn->argv = argv;
 	spawn->env = server->config->env;

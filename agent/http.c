@@ -73,8 +73,9 @@ int fc_http_parse(const char *data, size_t size, size_t body_max, struct fc_http
 		const char *stop = memmem(line, (size_t)(end + 2 - line), "\r\n", 2);
 		if (line == data)
 			answer.status = read_status(line, stop);
-		else if (read_header(line, stop, body_max, &answer, &seen, error) < 0)
-			return -error->err;
+		int r = line == data ? 0 : read_header(line, stop, body_max, &answer, &seen, error);
+		if (r < 0)
+			return r;
 		line = stop + 2;
 	}
 	if (answer.status < 100)

@@ -78,7 +78,10 @@ static int make_root(struct fc_error *error) {
 	int r = fc_boot_wait_device("/dev/vda", DEVICE_SECONDS, error);
 	if (r == 0)
 		r = fc_boot_switch_root(error);
-	return r < 0 ? r : fc_boot_mount_late(error);
+	if (r < 0)
+		return r;
+	fc_boot_read_ahead();
+	return fc_boot_mount_late(error);
 }
 
 static int make_network(struct fc_error *error) {

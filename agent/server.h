@@ -89,6 +89,7 @@ struct fc_exec {
 	struct fc_timer timer;
 	bool timed_out;
 	char file[128]; /* its process description for crun, or empty */
+	char log[128];  /* what crun says where it fails */
 };
 
 enum fc_session_state {

@@ -10,7 +10,7 @@
 enum {
 	READ_SIZE = 65536,
 	GREETING_MS = 10000, /* from the connection to a whole request */
-	LINGER_MS = 5000,    /* from the last byte sent to the peer's close */
+	LINGER_MS = 60000,   /* from the last byte sent to the peer's close: until then it may still be reading */
 	QUEUE_MAX = 1 << 20, /* no well-meaning peer comes here: data stops at FC_SESSION_HIGH */
 };
 
@@ -127,7 +127,10 @@ void fc_session_fail(struct fc_session *session, const struct fc_error *error) {
 	fc_session_end(session);
 }
 
-/* Everything was sent: says so, and waits a while for the peer to close, so that nothing is cut off. */
+/*
+ * Everything was sent: says so, and waits for the peer to close, so that nothing is cut off. Firecracker does not pass
+ * the end of one direction on, so peers go by the last frame; and it drops what is on its way when we close.
+ */
 static void shut(struct fc_session *session) {
 	session->shut = true;
 	shutdown(session->source.fd, SHUT_WR);

@@ -2,8 +2,8 @@
 /*
  * core/lua/net.c: fcvm.core.net. docs/core-net.md is its page.
  *
- * Raises: wrong types, unknown options, closed handles. Returns nil, err: all that the kernel may refuse, and addresses,
- * names and ports that cannot be, since those come from users.
+ * Raises: wrong types, unknown options, closed handles. Returns nil, err: all that the kernel may refuse, and
+ * addresses, names and ports that cannot be, since those come from users.
  */
 #include <limits.h>
 #include <stdlib.h>
@@ -314,8 +314,7 @@ static int list_item(lua_State *L, const char *key, size_t index, const char *co
 
 static void read_masquerade(lua_State *L, struct fc_firewall *firewall) {
 	static const char *const known[] = {"source", "out", NULL};
-	struct fc_firewall_masquerade *items =
-	        list_begin(L, "masquerade", sizeof *items, &firewall->masquerade_count);
+	struct fc_firewall_masquerade *items = list_begin(L, "masquerade", sizeof *items, &firewall->masquerade_count);
 	for (size_t i = 0; i < firewall->masquerade_count; i++) {
 		int item = list_item(L, "masquerade", i, known);
 		items[i].source = held_needed(L, item, "source", ANCHOR);

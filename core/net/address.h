@@ -33,9 +33,9 @@ int fc_mac_parse(const char *text, uint8_t ret_mac[FC_MAC_SIZE]);
 char *fc_mac_format(const uint8_t mac[FC_MAC_SIZE], char *buffer);
 
 /*
- * Says whether the kernel would take `name` for a link (dev_valid_name in net/core/dev.c): 1 to 15 bytes, no slash, colon
- * or white space, not "." or "..". A percent sign is refused too: the kernel makes a number of it. Returns 0, -EINVAL, or
- * -ENAMETOOLONG.
+ * Says whether the kernel would take `name` for a link (dev_valid_name in net/core/dev.c): 1 to 15 bytes, no slash,
+ * colon or white space, not "." or "..". A percent sign is refused too: the kernel makes a number of it. Returns 0,
+ * -EINVAL, or -ENAMETOOLONG.
  */
 int fc_link_name_check(const char *name);
 

@@ -36,8 +36,9 @@ enum {
 static const char APPLY[] = "apply firewall";
 
 /*
- * The batch: messages one after another, sent as one datagram, with sequence numbers from `first` on. Each has a label, so
- * that a failure can be said to be of an object. The first failure to build is kept, and all that follows is nothing.
+ * The batch: messages one after another, sent as one datagram, with sequence numbers from `first` on. Each has a label,
+ * so that a failure can be said to be of an object. The first failure to build is kept, and all that follows is
+ * nothing.
  */
 struct batch {
 	char *bytes;
@@ -107,7 +108,8 @@ static void batch_begin(struct batch *batch, struct fc_netns *netns) {
 
 /* The label of a message's sequence number: what the kernel's answer is about. */
 static const char *label_of(const struct batch *batch, uint32_t seq) {
-	return seq >= batch->first && seq - batch->first < batch->count ? batch->labels[seq - batch->first] : "transaction";
+	return seq >= batch->first && seq - batch->first < batch->count ? batch->labels[seq - batch->first]
+	                                                                : "transaction";
 }
 
 static int report(struct fc_error *error, int r, const char *op, const struct batch *batch,
@@ -147,7 +149,8 @@ static int set_comment(struct nftnl_table *table, const char *comment) {
 	struct nftnl_udata_buf *data = nftnl_udata_buf_alloc(256);
 	int r = -ENOMEM;
 	if (data && nftnl_udata_put_strz(data, NFTNL_UDATA_TABLE_COMMENT, comment))
-		r = nftnl_table_set_data(table, NFTNL_TABLE_USERDATA, nftnl_udata_buf_data(data), nftnl_udata_buf_len(data));
+		r = nftnl_table_set_data(table, NFTNL_TABLE_USERDATA, nftnl_udata_buf_data(data),
+		                         nftnl_udata_buf_len(data));
 	if (data)
 		nftnl_udata_buf_free(data);
 	return r;
@@ -161,7 +164,8 @@ static void put_table(struct batch *batch, uint16_t type, uint16_t flags, const 
 	    (comment && set_comment(table, comment) < 0)) {
 		batch->err = ENOMEM;
 	} else {
-		struct nlmsghdr *header = nftnl_nlmsg_build_hdr(message.bytes, type, NFPROTO_IPV4, flags, next_seq(batch));
+		struct nlmsghdr *header =
+		        nftnl_nlmsg_build_hdr(message.bytes, type, NFPROTO_IPV4, flags, next_seq(batch));
 		nftnl_table_nlmsg_build_payload(header, table);
 		append(batch, header, "table");
 	}
@@ -202,8 +206,8 @@ static void put_chain(struct batch *batch, const struct chain *chain) {
 	if (!object || fill_chain(object, chain, batch->table) < 0) {
 		batch->err = ENOMEM;
 	} else {
-		struct nlmsghdr *header =
-		        nftnl_nlmsg_build_hdr(message.bytes, NFT_MSG_NEWCHAIN, NFPROTO_IPV4, NLM_F_CREATE, next_seq(batch));
+		struct nlmsghdr *header = nftnl_nlmsg_build_hdr(message.bytes, NFT_MSG_NEWCHAIN, NFPROTO_IPV4,
+		                                                NLM_F_CREATE, next_seq(batch));
 		nftnl_chain_nlmsg_build_payload(header, object);
 		snprintf(label, sizeof label, "chain %s", chain->name);
 		append(batch, header, label);
@@ -281,7 +285,7 @@ static void load_meta(struct rule *rule, uint32_t key) {
 	set_number(expr, NFTNL_EXPR_META_DREG, NFT_REG_1);
 }
 
-static void compare(struct rule *rule, uint32_t operator, const void *data, size_t size) {
+static void compare(struct rule *rule, uint32_t operator, const void * data, size_t size) {
 	struct nftnl_expr *expr = add(rule, "cmp");
 	set_number(expr, NFTNL_EXPR_CMP_SREG, NFT_REG_1);
 	set_number(expr, NFTNL_EXPR_CMP_OP, operator);
@@ -325,13 +329,13 @@ static void match_link(struct rule *rule, uint32_t key, const char *name, bool p
 	compare(rule, NFT_CMP_EQ, padded, prefix ? size : sizeof padded);
 }
 
-static void match_source(struct rule *rule, uint32_t operator, const struct fc_prefix *prefix) {
+static void match_source(struct rule *rule, uint32_t operator, const struct fc_prefix * prefix) {
 	struct in_addr mask = fc_prefix_mask(prefix->length);
 	uint32_t network = prefix->address.s_addr & mask.s_addr;
 	load_payload(rule, NFT_PAYLOAD_NETWORK_HEADER, offsetof(struct iphdr, saddr), sizeof network);
 	if (prefix->length < 32)
 		mask_register(rule, mask.s_addr);
-	compare(rule, operator, &network, sizeof network);
+	compare(rule, operator, & network, sizeof network);
 }
 
 static void match_destination(struct rule *rule, const char *address) {
@@ -477,7 +481,8 @@ static void put_filter_chains(struct batch *batch, const struct fc_firewall *fir
 	for (size_t i = 0; i < firewall->forward_count; i++)
 		put_forward(batch, firewall->forward[i].from, firewall->forward[i].to, false, i + 1);
 	for (size_t i = 0; i < firewall->drop_forward_count; i++)
-		put_forward(batch, firewall->drop_forward[i].in_prefix, firewall->drop_forward[i].out_prefix, true, i + 1);
+		put_forward(batch, firewall->drop_forward[i].in_prefix, firewall->drop_forward[i].out_prefix, true,
+		            i + 1);
 	if (firewall->drop_input_count > 0)
 		put_chain(batch, &INPUT);
 	for (size_t i = 0; i < firewall->drop_input_count; i++)
@@ -531,8 +536,8 @@ static int check_dnat(struct fc_error *error, const struct fc_firewall *firewall
 	if (!item->to_address || fc_address_parse(item->to_address, &address) < 0)
 		return refuse(error, firewall, "dnat", index, "not an IPv4 address", item->to_address);
 	if ((item->port && !item->protocol) || (item->to_port && !item->port))
-		return refuse(error, firewall, "dnat", index, "a port needs a protocol, and one to go to a port to come from",
-		              item->to_address);
+		return refuse(error, firewall, "dnat", index,
+		              "a port needs a protocol, and one to go to a port to come from", item->to_address);
 	return 0;
 }
 
@@ -564,8 +569,8 @@ static int check_counts(const struct fc_firewall *firewall, struct fc_error *err
 	                         firewall->drop_forward_count, firewall->drop_source_count, firewall->drop_input_count};
 	for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++) {
 		if (counts[i] > FC_FIREWALL_RULES_MAX)
-			return fc_error_set(error, E2BIG, APPLY, firewall->table, NULL, "more than %d rules of one sort",
-			                    FC_FIREWALL_RULES_MAX);
+			return fc_error_set(error, E2BIG, APPLY, firewall->table, NULL,
+			                    "more than %d rules of one sort", FC_FIREWALL_RULES_MAX);
 	}
 	return 0;
 }
@@ -615,7 +620,8 @@ static int apply(struct fc_netns *netns, const struct fc_firewall *firewall, boo
 	struct batch batch = {.table = firewall->table};
 	batch_begin(&batch, netns);
 	if (replace) {
-		/* Deleting needs that it exists: so it is made first, which changes nothing where it is there already. */
+		/* Deleting needs that it exists: so it is made first, which changes nothing where it is there already.
+		 */
 		put_table(&batch, NFT_MSG_NEWTABLE, NLM_F_CREATE, NULL);
 		put_table(&batch, NFT_MSG_DELTABLE, 0, NULL);
 	}

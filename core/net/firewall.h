@@ -88,9 +88,10 @@ struct fc_firewall_table {
 };
 
 /*
- * Puts the table in place, instead of a former one of that name: all of it or, on failure, nothing. The error says which
- * object the kernel refused: "table", "chain output", "rule dnat 2". EINVAL: a value that cannot be. ENOENT: the kernel
- * lacks a module for that object. EPERM: needs CAP_NET_ADMIN. EOPNOTSUPP or EPROTONOSUPPORT: a kernel without nftables.
+ * Puts the table in place, instead of a former one of that name: all of it or, on failure, nothing. The error says
+ * which object the kernel refused: "table", "chain output", "rule dnat 2". EINVAL: a value that cannot be. ENOENT: the
+ * kernel lacks a module for that object. EPERM: needs CAP_NET_ADMIN. EOPNOTSUPP or EPROTONOSUPPORT: a kernel without
+ * nftables.
  */
 int fc_firewall_apply(struct fc_netns *netns, const struct fc_firewall *firewall, struct fc_error *error);
 

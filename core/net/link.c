@@ -191,8 +191,8 @@ static int tap_failed(const struct tap *tap, struct fc_error *error) {
 	int err = errno;
 	if (err == EBUSY || (err == EINVAL && if_nametoindex(tap->name) != 0))
 		err = EEXIST;
-	return fc_error_set(error, err, "add tap", tap->name,
-	                    err == EPERM ? "this needs root (CAP_NET_ADMIN)" : NULL, NULL);
+	return fc_error_set(error, err, "add tap", tap->name, err == EPERM ? "this needs root (CAP_NET_ADMIN)" : NULL,
+	                    NULL);
 }
 
 static int add_tap(void *data, struct fc_error *error) {
@@ -258,8 +258,8 @@ int fc_link_add_veth(struct fc_netns *netns, const char *name, const char *peer,
 
 /* Changing and deleting */
 
-static int change(struct fc_netns *netns, const char *name, const struct fc_link_settings *settings,
-                  const uint8_t *mac, struct fc_error *error) {
+static int change(struct fc_netns *netns, const char *name, const struct fc_link_settings *settings, const uint8_t *mac,
+                  struct fc_error *error) {
 	struct request request;
 	struct ifinfomsg *info = begin(&request, RTM_NEWLINK, 0, sizeof *info);
 	if (settings->up >= 0) {
@@ -295,8 +295,8 @@ int fc_link_set(struct fc_netns *netns, const char *name, const struct fc_link_s
 	if (r < 0)
 		return r;
 	if (settings->mac && fc_mac_parse(settings->mac, mac) < 0)
-		return fc_error_set(error, EINVAL, "set link", name, NULL, "%s is not the Ethernet address of one station",
-		                    settings->mac);
+		return fc_error_set(error, EINVAL, "set link", name, NULL,
+		                    "%s is not the Ethernet address of one station", settings->mac);
 	/* The switches come first where a link goes up: it is never up without them. The lookup keeps "all" out. */
 	r = settings->route_localnet >= 0 || settings->ipv6 >= 0 ? index_of(netns, name, "set link", error) : 0;
 	if (r >= 0 && settings->route_localnet >= 0)
@@ -391,8 +391,9 @@ static int collect_address(const struct nlmsghdr *message, void *data) {
 	}
 	int r = fc_link_address_parse(message, &index, &prefix);
 	if (r > 0)
-		r = grow(&addresses->items, addresses->count, &addresses->room, sizeof(struct fc_link_address)) < 0 ? -ENOMEM
-		                                                                                                    : 1;
+		r = grow(&addresses->items, addresses->count, &addresses->room, sizeof(struct fc_link_address)) < 0
+		            ? -ENOMEM
+		            : 1;
 	for (size_t i = 0; r > 0 && i < addresses->link_count; i++) {
 		/* An address whose link came after the list of links is left out, as if asked a moment earlier. */
 		if (addresses->links[i].index != index)

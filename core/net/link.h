@@ -19,9 +19,9 @@
 struct fc_link {
 	int index;
 	char name[IF_NAMESIZE];
-	char kind[16]; /* "veth", "tun" (TAPs too), "bridge"...; empty for hardware and the loopback */
-	bool up;       /* set up; that it carries is another matter */
-	unsigned mtu;  /* bytes */
+	char kind[16];         /* "veth", "tun" (TAPs too), "bridge"...; empty for hardware and the loopback */
+	bool up;               /* set up; that it carries is another matter */
+	unsigned mtu;          /* bytes */
 	char mac[FC_MAC_TEXT]; /* empty where it has none */
 };
 
@@ -35,7 +35,8 @@ struct fc_link_settings {
 	int up;             /* 0 or 1 */
 	unsigned mtu;       /* bytes */
 	const char *mac;    /* "xx:xx:xx:xx:xx:xx" */
-	int route_localnet; /* 0 or 1: whether 127.0.0.0/8 may be routed over it, as ports published on 127.0.0.1 need */
+	int route_localnet; /* 0 or 1: whether 127.0.0.0/8 may be routed over it, as ports published on 127.0.0.1 need
+	                     */
 	int ipv6;           /* 0 or 1; a kernel without IPv6 satisfies 0 */
 };
 #define FC_LINK_KEEP ((struct fc_link_settings){.up = -1, .route_localnet = -1, .ipv6 = -1})
@@ -68,8 +69,8 @@ int fc_link_address_list(struct fc_netns *netns, struct fc_link_address **ret_ad
                          struct fc_error *error);
 
 /*
- * Adds a route to `to` ("0.0.0.0/0" is the default route) by the gateway `via`, over `link`; one of the two may be NULL.
- * EEXIST: there is one. ENETUNREACH: the gateway is in no network of a link that is up.
+ * Adds a route to `to` ("0.0.0.0/0" is the default route) by the gateway `via`, over `link`; one of the two may be
+ * NULL. EEXIST: there is one. ENETUNREACH: the gateway is in no network of a link that is up.
  */
 int fc_link_route_add(struct fc_netns *netns, const char *to, const char *via, const char *link,
                       struct fc_error *error);

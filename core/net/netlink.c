@@ -10,9 +10,9 @@
 #include <sys/socket.h>
 
 enum {
-	ANSWER_SIZE = 65536,  /* the kernel fills at most 32 KiB of a dump at once, one link with many VFs included */
-	ANSWER_LIMIT = 5000,  /* ms; an answer is there as soon as the request is sent, so this is for a broken kernel */
-	DUMP_ATTEMPTS = 16,   /* a host that adds and removes links all the time interrupts dumps */
+	ANSWER_SIZE = 65536, /* the kernel fills at most 32 KiB of a dump at once, one link with many VFs included */
+	ANSWER_LIMIT = 5000, /* ms; an answer is there as soon as the request is sent, so this is for a broken kernel */
+	DUMP_ATTEMPTS = 16,  /* a host that adds and removes links all the time interrupts dumps */
 };
 
 int fc_netlink_open(struct fc_netlink *netlink, int protocol) {
@@ -45,11 +45,13 @@ struct fc_netlink_walk fc_netlink_attributes(const struct nlmsghdr *message, siz
 	size_t size = mnl_nlmsg_get_payload_len(message);
 	if (offset > size)
 		offset = size;
-	return (struct fc_netlink_walk){.at = (const char *)mnl_nlmsg_get_payload(message) + offset, .left = size - offset};
+	return (struct fc_netlink_walk){.at = (const char *)mnl_nlmsg_get_payload(message) + offset,
+	                                .left = size - offset};
 }
 
 struct fc_netlink_walk fc_netlink_nested(const struct nlattr *attribute) {
-	return (struct fc_netlink_walk){.at = mnl_attr_get_payload(attribute), .left = mnl_attr_get_payload_len(attribute)};
+	return (struct fc_netlink_walk){.at = mnl_attr_get_payload(attribute),
+	                                .left = mnl_attr_get_payload_len(attribute)};
 }
 
 const struct nlattr *fc_netlink_next(struct fc_netlink_walk *walk) {
@@ -90,7 +92,8 @@ static void fail(struct fc_netlink_answer *answer, int err, uint32_t seq) {
 	answer->err_seq = seq;
 }
 
-/* An acknowledgement (error 0) or a failure. Of several failures the earliest request's is kept: the others follow it. */
+/* An acknowledgement (error 0) or a failure. Of several failures the earliest request's is kept: the others follow it.
+ */
 static void read_outcome(const struct nlmsghdr *message, struct fc_netlink_answer *answer) {
 	const struct nlmsgerr *outcome = mnl_nlmsg_get_payload(message);
 	if (mnl_nlmsg_get_payload_len(message) < sizeof *outcome) {
@@ -101,7 +104,8 @@ static void read_outcome(const struct nlmsghdr *message, struct fc_netlink_answe
 		answer->done |= message->nlmsg_seq == answer->last;
 	} else if (!answer->err || message->nlmsg_seq < answer->err_seq) {
 		/* INT_MIN has no positive counterpart, and no errno is beyond 4095. */
-		fail(answer, outcome->error < 0 && outcome->error > -4096 ? -outcome->error : EPROTO, message->nlmsg_seq);
+		fail(answer, outcome->error < 0 && outcome->error > -4096 ? -outcome->error : EPROTO,
+		     message->nlmsg_seq);
 		answer->text[0] = '\0';
 		keep_text(message, outcome, answer->text, sizeof answer->text);
 	}

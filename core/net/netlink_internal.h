@@ -42,9 +42,9 @@ int fc_netlink_open(struct fc_netlink *netlink, int protocol);
 void fc_netlink_close(struct fc_netlink *netlink);
 
 /*
- * Sends one request and reads its whole answer. Sets its sequence number; a dump is asked again where it was interrupted,
- * and `fn` then begins anew after a call with NULL. Returns 0 or -errno, with the details in *answer (fn and data are
- * the caller's to set). ETIMEDOUT: no answer in 5 s. ENOBUFS: the answer was lost, the outcome is unknown.
+ * Sends one request and reads its whole answer. Sets its sequence number; a dump is asked again where it was
+ * interrupted, and `fn` then begins anew after a call with NULL. Returns 0 or -errno, with the details in *answer (fn
+ * and data are the caller's to set). ETIMEDOUT: no answer in 5 s. ENOBUFS: the answer was lost, the outcome is unknown.
  */
 int fc_netlink_request(struct fc_netlink *netlink, struct nlmsghdr *request, struct fc_netlink_answer *answer);
 

@@ -74,9 +74,11 @@ int fc_netns_run(const struct fc_netns *netns, int (*fn)(void *data, struct fc_e
 static int unshare_and_mount(void *data, struct fc_error *error) {
 	const char *path = data;
 	if (unshare(CLONE_NEWNET) < 0)
-		return fc_error_set(error, errno, "create network namespace", path, errno == EPERM ? ROOT_HINT : NULL, NULL);
+		return fc_error_set(error, errno, "create network namespace", path, errno == EPERM ? ROOT_HINT : NULL,
+		                    NULL);
 	if (mount("/proc/thread-self/ns/net", path, NULL, MS_BIND, NULL) < 0)
-		return fc_error_set(error, errno, "mount network namespace", path, errno == EPERM ? ROOT_HINT : NULL, NULL);
+		return fc_error_set(error, errno, "mount network namespace", path, errno == EPERM ? ROOT_HINT : NULL,
+		                    NULL);
 	return 0;
 }
 
@@ -111,7 +113,8 @@ int fc_netns_remove(const char *path, struct fc_error *error) {
 		return fc_error_set(error, -kind, "remove network namespace", path, NULL,
 		                    kind == -EINVAL ? "it is not a network namespace" : NULL);
 	if (kind == 1 && umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW) < 0)
-		return fc_error_set(error, errno, "unmount network namespace", path, errno == EPERM ? ROOT_HINT : NULL, NULL);
+		return fc_error_set(error, errno, "unmount network namespace", path, errno == EPERM ? ROOT_HINT : NULL,
+		                    NULL);
 	if (unlink(path) < 0)
 		return fc_error_set(error, errno, "remove network namespace", path, NULL, NULL);
 	return 0;

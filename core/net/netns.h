@@ -4,8 +4,8 @@
  *
  * The calling thread never changes its namespace. What must happen inside one (making it, opening sockets, /dev/net/tun
  * and files of /proc/sys/net, which belong to the namespace of the thread that opens them) happens in a short-lived
- * thread that enters it by setns(2) and ends. Sockets keep the namespace that they were made in, so that everything else
- * works from the caller's thread.
+ * thread that enters it by setns(2) and ends. Sockets keep the namespace that they were made in, so that everything
+ * else works from the caller's thread.
  */
 #ifndef FCVM_NET_NETNS_H
 #define FCVM_NET_NETNS_H
@@ -39,8 +39,9 @@ int fc_netns_open(const char *path, struct fc_netns **ret_netns, struct fc_error
 void fc_netns_close(struct fc_netns *netns);
 
 /*
- * Whether IPv4 is forwarded between the namespace's links (net.ipv4.ip_forward): reads it, and sets it where `wanted` is 0
- * or 1 (-1 leaves it). *ret_former is what it was. Nothing is written where it is so already, as on read-only /proc/sys.
+ * Whether IPv4 is forwarded between the namespace's links (net.ipv4.ip_forward): reads it, and sets it where `wanted`
+ * is 0 or 1 (-1 leaves it). *ret_former is what it was. Nothing is written where it is so already, as on read-only
+ * /proc/sys.
  */
 int fc_netns_forwarding(struct fc_netns *netns, int wanted, bool *ret_former, struct fc_error *error);
 

@@ -21,12 +21,13 @@ int fc_netns_run(const struct fc_netns *netns, int (*fn)(void *data, struct fc_e
                  struct fc_error *error);
 
 /*
- * Reads a file of /proc/sys that holds 0 or 1 as the handle's namespace has it and, where `wanted` is 0 or 1, makes it so.
- * Returns what it was (0 or 1; other numbers are 1) or -errno.
+ * Reads a file of /proc/sys that holds 0 or 1 as the handle's namespace has it and, where `wanted` is 0 or 1, makes it
+ * so. Returns what it was (0 or 1; other numbers are 1) or -errno.
  */
 int fc_netns_sysctl(const struct fc_netns *netns, const char *path, int wanted, struct fc_error *error);
 
-/* Fills *error after a netlink failure: the kernel's words where there are any, and the hint that goes with the errno. */
+/* Fills *error after a netlink failure: the kernel's words where there are any, and the hint that goes with the errno.
+ */
 int fc_netlink_error(struct fc_error *error, int r, const char *op, const char *subject,
                      const struct fc_netlink_answer *answer);
 

@@ -45,14 +45,16 @@ local function set_up_inside(path, place, id)
   check(inside:link_set("lo", { up = true }))
   check(inside:link_add_tap(M.tap, { uid = place.uid, gid = place.uid }))
   check(inside:address_add(M.tap, M.guest_gateway .. "/30"))
-  check(inside:link_set(M.tap, { up = true }))
+  check(inside:link_set(M.tap, { up = true, ipv6 = false }))
   check(inside:address_add("eth0", place.vm .. "/30"))
-  check(inside:link_set("eth0", { up = true }))
+  check(inside:link_set("eth0", { up = true, ipv6 = false }))
   check(inside:route_add { to = "0.0.0.0/0", via = place.host, link = "eth0" })
   inside:forwarding(true)
   check(inside:nat_apply { table = "fcvm-" .. id, comment = "fcvm " .. id,
     masquerade = { { source = GUEST_NET, out = "eth0" } },
-    dnat = { { address = place.vm, to_address = M.guest_address } } })
+    dnat = { { address = place.vm, to_address = M.guest_address } },
+    -- A guest that forges its address is forwarded nowhere.
+    drop_source = { { link = M.tap, source = GUEST_NET } } })
 end
 
 --- Makes the network of a record (its vm_id and slot). Returns {namespace=, address=, host_address=, uid=}.
@@ -64,7 +66,7 @@ function M.create(record)
   errors.check(host:link_add_veth(place.link, "eth0", path))
   set_up_inside(path, place, record.vm_id)
   errors.check(host:address_add(place.link, place.host .. "/30"))
-  errors.check(host:link_set(place.link, { up = true }))
+  errors.check(host:link_set(place.link, { up = true, ipv6 = false }))
   host:forwarding(true)
   errors.check(host:nat_apply { table = "fcvm-" .. record.vm_id, comment = "fcvm " .. record.vm_id .. " pid " .. record.pid,
     masquerade = { { source = place.net } },
@@ -79,8 +81,8 @@ function M.remove(record)
     if not value and err.name ~= "ENOENT" and err.name ~= "ENODEV" then error(errors.new(err), 0) end
   end
   local host <close> = errors.check(core.net.open())
-  if record.slot then gone(host:link_delete(M.of_slot(record.slot).link)) end
   gone(host:table_delete("fcvm-" .. record.vm_id))
+  if record.slot then gone(host:link_delete(M.of_slot(record.slot).link)) end
   local path = namespace_of(record.vm_id)
   if uv.fs_stat(path) then gone(core.net.namespace_remove(path)) end
 end

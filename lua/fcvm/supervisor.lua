@@ -193,6 +193,18 @@ local function follow(self, session)
   end
 end
 
+-- A session that ends by itself is seldom the cause: where Firecracker ended too, its end tells more.
+local function follow_to_end(self, session)
+  local ok, result = pcall(follow, self, session)
+  if ok then return result end
+  if type(result) == "table" and result.name == "EPIPE" then
+    -- The watcher cancels us with Firecracker's own end, which is what is raised then.
+    local waited, why = pcall(task.timeout, 5, "Firecracker's end", self.watcher.wait, self.watcher)
+    if not waited and not why.timeout then result = why end
+  end
+  error(result, 0)
+end
+
 local function exit_status(self, message)
   if message.error then
     self.log:error("container: %s", tostring(message.error):gsub("%s+$", ""))
@@ -208,7 +220,7 @@ local function shut_down(self)
   update(self, { status = "stopping" })
   local ok, err = pcall(task.timeout, SHUTDOWN_SECONDS, "the guest to power off", function()
     guest.shutdown(self.vmm.root)
-    self.vmm:wait()
+    self.watcher:wait()
   end)
   if not ok then
     if err.cancelled or err.signal then error(err, 0) end
@@ -262,7 +274,7 @@ local function supervise(self)
   start_firecracker(self, found.store, place)
   self.logfile = logfile.create(firecracker.directory(self.record.vm_id))
   local session = boot(self, found)
-  local status = exit_status(self, follow(self, session))
+  local status = exit_status(self, follow_to_end(self, session))
   session:close()
   shut_down(self)
   return status

@@ -286,6 +286,9 @@ function M.first(what, fn)
   end)
 end
 
+--- Has `fn(number, count)` asked first when a signal comes (see main); where it returns true, the program goes on.
+function M.on_signal(fn) M.signal_handler = fn end
+
 --- Runs `fn(...)` as the root task and the loop until it is done; returns its results or raises its error. With
 -- `options.signals`, SIGINT and SIGTERM cancel it (the error has `.signal`); a second one exits at once with 128+n.
 function M.main(fn, options)
@@ -302,7 +305,7 @@ function M.main(fn, options)
       handles[#handles + 1] = handle
       handle:start(name, function()
         count = count + 1
-        if options.on_signal then return options.on_signal(number, count, t) end
+        if M.signal_handler and M.signal_handler(number, count) then return end
         if count > 1 then os.exit(128 + number) end
         t:cancel(errors.new { op = "fcvm", name = "EINTR", message = name:upper(), signal = number, status = 128 + number })
       end)

@@ -171,6 +171,13 @@ function M.run(options)
   end)
   owner:write(json.encode(what) .. "\n")
   if not options.detach then task.defer(function() self:stop() end) end
+  if options.output == "inherit" then
+    -- In the foreground signals are the VM's: the first stops its container, whose status is then the program's.
+    task.on_signal(function(_, count)
+      if count > 2 then self:signal(3) else self:signal(15) end
+      return count < 4
+    end)
+  end
   wait_until(self, function()
     if self.record.vm_id or rawget(self, "ended") or (rawget(self, "exit") and rawget(self, "silent")) then return true end
   end)

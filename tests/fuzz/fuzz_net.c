@@ -34,7 +34,8 @@ static int parse_all(const struct nlmsghdr *message, void *data) {
 	if (fc_link_address_parse(message, &index, &prefix) == 1)
 		expect(prefix.length <= 32 && fc_prefix_format(&prefix, text)[0]);
 	if (fc_firewall_table_parse(message, &table) == 1)
-		expect(memchr(table.name, '\0', sizeof table.name) && memchr(table.comment, '\0', sizeof table.comment));
+		expect(memchr(table.name, '\0', sizeof table.name) &&
+		       memchr(table.comment, '\0', sizeof table.comment));
 	return ++*count % 7 == 0 ? -EBADMSG : 0;
 }
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // link: -Wl,--wrap=mnl_socket_recvfrom
 /*
- * core/net against the real kernel: every test has network namespaces of its own, in a directory of its own, and what it
- * claims of a rule it shows by traffic through it. Needs root; without it, what needs none is tested and the rest is
+ * core/net against the real kernel: every test has network namespaces of its own, in a directory of its own, and what
+ * it claims of a rule it shows by traffic through it. Needs root; without it, what needs none is tested and the rest is
  * skipped.
  *
  *   client eth0 10.1.0.2/24 --- 10.1.0.1/24 left  router  right 10.2.0.1/24 --- 10.2.0.2/24 eth0 server
@@ -18,6 +18,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <libnftnl/common.h>
 #include <libnftnl/table.h>
 #include <linux/if_tun.h>
@@ -26,7 +27,9 @@
 #include <linux/rtnetlink.h>
 #include <netinet/ip_icmp.h>
 #include <poll.h>
+#include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -225,7 +228,8 @@ static int talk_tcp(struct fc_netns *netns, const char *text, uint16_t port, int
 	int fd = socket_in(netns, SOCK_STREAM, 0), other = -1, r = ETIMEDOUT;
 	if (connect(fd, (struct sockaddr *)&address, sizeof address) < 0 && errno != EINPROGRESS)
 		r = errno;
-	else if (wait_for(listener, POLLIN, SOON) && wait_for(fd, POLLOUT, SOON) && send(fd, &byte, 1, MSG_NOSIGNAL) == 1)
+	else if (wait_for(listener, POLLIN, SOON) && wait_for(fd, POLLOUT, SOON) &&
+	         send(fd, &byte, 1, MSG_NOSIGNAL) == 1)
 		other = accept4(listener, (struct sockaddr *)&from, &size, SOCK_CLOEXEC);
 	if (other >= 0 && wait_for(other, POLLIN, SOON) && recv(other, &echo, 1, 0) == 1 &&
 	    send(other, &echo, 1, MSG_NOSIGNAL) == 1 && wait_for(fd, POLLIN, SOON) && recv(fd, &echo, 1, 0) == 1)
@@ -246,7 +250,8 @@ static int talk_udp(struct fc_netns *netns, const char *text, uint16_t port, int
 	int fd = socket_in(netns, SOCK_DGRAM, 0), r = ETIMEDOUT;
 	if (connect(fd, (struct sockaddr *)&address, sizeof address) < 0 || send(fd, &byte, 1, 0) != 1)
 		r = errno;
-	else if (wait_for(server, POLLIN, limit) && recvfrom(server, &echo, 1, 0, (struct sockaddr *)&from, &size) == 1 &&
+	else if (wait_for(server, POLLIN, limit) &&
+	         recvfrom(server, &echo, 1, 0, (struct sockaddr *)&from, &size) == 1 &&
 	         sendto(server, &echo, 1, 0, (struct sockaddr *)&from, size) == 1 && wait_for(fd, POLLIN, SOON) &&
 	         recv(fd, &echo, 1, 0) == 1)
 		r = echo == byte ? 0 : EIO;
@@ -287,9 +292,10 @@ static bool ping(struct fc_netns *netns, const char *text, int limit) {
 
 static void test_prefix(void **state) {
 	(void)state;
-	static const char *const wrong[] = {"",        "10.0.0.1",     "10.0.0.1/", "10.0.0.1/33", "10.0.0.1/-1", "10.0.0.1/+1",
-	                                    "10.0/8",  "10.0.0.1/08",  "/8",        "10.0.0.256/8", "10.0.0.1/8 ", " 10.0.0.1/8",
-	                                    "::1/128", "10.0.0.1/8/8", "010.0.0.1/8"};
+	static const char *const wrong[] = {
+	        "",        "10.0.0.1",     "10.0.0.1/",  "10.0.0.1/33",  "10.0.0.1/-1", "10.0.0.1/+1",
+	        "10.0/8",  "10.0.0.1/08",  "/8",         "10.0.0.256/8", "10.0.0.1/8 ", " 10.0.0.1/8",
+	        "::1/128", "10.0.0.1/8/8", "010.0.0.1/8"};
 	struct fc_prefix prefix;
 	char text[FC_PREFIX_TEXT];
 	for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++)
@@ -454,9 +460,27 @@ static void test_namespace_kept_by_handle(void **state) {
 	check(fc_netns_create(path, &error));
 	check(fc_netns_open(path, &netns, &error));
 	check(fc_netns_remove(path, &error));
-	check(fc_link_add_tap(netns, "tap0", (uid_t)-1, (gid_t)-1, &error));
+	check(fc_link_add_veth(netns, "a", "b", NULL, &error));
 	fc_netns_close(netns);
 	fc_netns_close(NULL);
+}
+
+static int blocked_signals(void *data, struct fc_error *ret_error) {
+	sigset_t mask;
+	(void)data;
+	(void)ret_error;
+	pthread_sigmask(SIG_BLOCK, NULL, &mask);
+	return sigismember(&mask, SIGTERM) && sigismember(&mask, SIGCHLD);
+}
+
+/* A signal's handler must not run inside another namespace, and the caller's mask stays as it was. */
+static void test_thread_takes_no_signals(void **state) {
+	struct world *world = *state;
+	sigset_t mask;
+	need_root();
+	assert_int_equal(fc_netns_run(world->at[CLIENT], blocked_signals, NULL, &error), 1);
+	pthread_sigmask(SIG_BLOCK, NULL, &mask);
+	assert_false(sigismember(&mask, SIGTERM));
 }
 
 static void test_forwarding(void **state) {
@@ -530,6 +554,7 @@ static void test_link_errors(void **state) {
 	settings.route_localnet = 1;
 	/* The directory "all" of /proc/sys is no link: it must not be reached by its name. */
 	assert_int_equal(fc_link_set(at, "all", &settings, &error), -ENODEV);
+	assert_int_equal(fc_netns_sysctl(at, "/proc/sys/net/ipv4/conf/all/route_localnet", -1, &error), 0);
 	settings = FC_LINK_KEEP;
 	settings.mtu = 1;
 	assert_int_equal(fc_link_set(at, "a", &settings, &error), -EINVAL);
@@ -564,7 +589,8 @@ static void test_addresses(void **state) {
 	free(list);
 }
 
-/* More than one datagram can hold, and a dump whose first answer is lost: it is asked again, and nothing comes twice. */
+/* More than one datagram can hold, and a dump whose first answer is lost: it is asked again, and nothing comes twice.
+ */
 static void test_long_and_lost_dumps(void **state) {
 	struct world *world = *state;
 	struct fc_netns *at = world->at[CLIENT];
@@ -615,15 +641,27 @@ static int open_tun(void *data, struct fc_error *ret_error) {
 	return fd < 0 ? fc_error_set(ret_error, errno, "open", "/dev/net/tun", NULL, NULL) : fd;
 }
 
-/* What a process of user and group `id` gets when it attaches to the TAP as Firecracker does: 0 or an errno. */
-static int attach_as(struct fc_netns *netns, const char *name, uid_t id) {
+static bool has_tun(void) {
+	if (access("/dev/net/tun", F_OK) == 0)
+		return true;
+	print_message("skipped: this machine has no /dev/net/tun\n");
+	return false;
+}
+#define need_tun()                                                                                                     \
+	do {                                                                                                           \
+		if (!has_tun())                                                                                        \
+			skip();                                                                                        \
+	} while (0)
+
+/* What a process of that user and group gets when it attaches to the TAP as Firecracker does: 0 or an errno. */
+static int attach_as(struct fc_netns *netns, const char *name, uid_t uid, gid_t gid) {
 	struct ifreq request = {.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR};
 	int fd = fc_netns_run(netns, open_tun, NULL, &error), status;
 	check(fd);
 	strcpy(request.ifr_name, name);
 	pid_t child = fork();
 	if (child == 0) {
-		if (setgid(id) < 0 || setuid(id) < 0)
+		if (setgroups(0, NULL) < 0 || setgid(gid) < 0 || setuid(uid) < 0)
 			_exit(255);
 		_exit(ioctl(fd, TUNSETIFF, &request) < 0 ? errno : 0);
 	}
@@ -639,6 +677,7 @@ static void test_tap(void **state) {
 	struct fc_link *links = NULL;
 	size_t count = 0;
 	need_root();
+	need_tun();
 	check(fc_link_add_tap(at, "tap0", 1234, 1234, &error));
 	assert_int_equal(fc_link_add_tap(at, "tap0", 1234, 1234, &error), -EEXIST);
 	assert_int_equal(fc_link_add_tap(at, "lo", 1234, 1234, &error), -EEXIST);
@@ -651,11 +690,12 @@ static void test_tap(void **state) {
 	check(fc_link_list(world->at[SERVER], &links, &count, &error));
 	assert_null(find_link(links, count, "tap0"));
 	free(links);
-	assert_int_equal(attach_as(at, "tap0", 1234), 0);
-	assert_int_equal(attach_as(at, "tap0", 1234), 0); /* it stays when its user has gone */
-	assert_int_equal(attach_as(at, "tap0", 1235), EPERM);
+	assert_int_equal(attach_as(at, "tap0", 1234, 1234), 0);
+	assert_int_equal(attach_as(at, "tap0", 1234, 1234), 0); /* it stays when its user has gone */
+	assert_int_equal(attach_as(at, "tap0", 1235, 1234), EPERM);
+	assert_int_equal(attach_as(at, "tap0", 1234, 1235), EPERM);
 	check(fc_link_delete(at, "tap0", &error));
-	assert_int_equal(attach_as(at, "tap0", 1234), EPERM); /* nobody but root makes one anew */
+	assert_int_equal(attach_as(at, "tap0", 1234, 1234), EPERM); /* nobody but root makes one anew */
 }
 
 /* Traffic without rules */
@@ -801,9 +841,13 @@ static void test_dnat_everything(void **state) {
 static void test_drop_forward(void **state) {
 	struct world *world = *state;
 	const struct fc_firewall_drop_forward drop = {"le", "righ"}, other = {"ri", "right"};
-	const struct fc_firewall_forward exception = {"left", "right"}, prefix = {"lef*", NULL}, none = {"lef", "right"};
-	struct fc_firewall firewall = {
-	        .table = "fcvm-t", .masquerade = ALL, .masquerade_count = 1, .drop_forward = &drop, .drop_forward_count = 1};
+	const struct fc_firewall_forward exception = {"left", "right"}, prefix = {"lef*", NULL},
+	                                 none = {"lef", "right"};
+	struct fc_firewall firewall = {.table = "fcvm-t",
+	                               .masquerade = ALL,
+	                               .masquerade_count = 1,
+	                               .drop_forward = &drop,
+	                               .drop_forward_count = 1};
 	need_root();
 	connect_world(world);
 	int tcp = serve(world->at[SERVER], SOCK_STREAM, "10.2.0.2", 80);
@@ -910,7 +954,8 @@ static void test_tables(void **state) {
 	struct fc_netns *at = world->at[ROUTER];
 	struct fc_firewall_table *tables = NULL;
 	size_t count = 99;
-	struct fc_firewall firewall = {.table = "fcvm-a", .comment = "fcvm a pid 12", .masquerade = ALL, .masquerade_count = 1};
+	struct fc_firewall firewall = {
+	        .table = "fcvm-a", .comment = "fcvm a pid 12", .masquerade = ALL, .masquerade_count = 1};
 	need_root();
 	check(fc_firewall_list(at, &tables, &count, &error));
 	assert_int_equal(count, 0);
@@ -966,7 +1011,8 @@ static void test_refused_rules(void **state) {
 	               "apply firewall: rule masquerade 2");
 	expect_refused(world, &(struct fc_firewall){.table = "fcvm-t", .drop_input = links, .drop_input_count = 2},
 	               "apply firewall: rule drop_input 2");
-	expect_refused(world, &(struct fc_firewall){.table = "fcvm-t", .drop_forward = &forward, .drop_forward_count = 1},
+	expect_refused(world,
+	               &(struct fc_firewall){.table = "fcvm-t", .drop_forward = &forward, .drop_forward_count = 1},
 	               "apply firewall: rule drop_forward 1");
 	expect_refused(world, &(struct fc_firewall){.table = "fcvm-t", .comment = "a \" b"}, "apply firewall");
 	expect_refused(world, &(struct fc_firewall){.table = "fcvm-t", .comment = "a\nb"}, "apply firewall");
@@ -1068,6 +1114,7 @@ int main(void) {
 	        in_world(test_namespace_life),
 	        in_world(test_namespace_misplaced),
 	        in_world(test_namespace_kept_by_handle),
+	        in_world(test_thread_takes_no_signals),
 	        in_world(test_forwarding),
 	        in_world(test_links),
 	        in_world(test_link_errors),
