@@ -189,13 +189,45 @@ static int read_number(const char *dir, const char *name, long most) {
 	return *end || value < 0 || value > most ? -EPROTO : (int)value;
 }
 
+/* Its id, which podman writes before it starts the container. */
+static bool read_id(struct fc_server *server) {
+	struct fc_container *container = &server->container;
+	char id[sizeof container->id];
+	if (container->id[0])
+		return true;
+	if (read_word(server->config->run_dir, "container.id", id, sizeof id) < 0 || strchr(id, '/') || id[0] == '.')
+		return false;
+	memcpy(container->id, id, sizeof id);
+	return true;
+}
+
+/*
+ * Looks for the exit status. A short container's may be there, and cleaned away again, before podman has returned: it is
+ * noted then.
+ */
 static void check_exit_file(struct fc_server *server) {
 	struct fc_container *container = &server->container;
+	if (container->state != FC_CONTAINER_RUNNING && container->state != FC_CONTAINER_STARTING)
+		return;
+	int status = !read_id(server) ? -ENOENT : container->early ? container->exit_status
+	                                                           : read_number(server->config->exits_dir, container->id, 255);
+	if (status < 0)
+		return;
+	container->early = true;
+	container->exit_status = status;
+	if (container->state == FC_CONTAINER_RUNNING)
+		exited(server, status);
+}
+
+/* The monitor has ended, and there is or was its word, or there never will be. */
+static void monitor_ended(struct fc_server *server) {
+	struct fc_container *container = &server->container;
+	container->monitor_gone = true;
+	check_exit_file(server);
 	if (container->state != FC_CONTAINER_RUNNING)
 		return;
-	int status = read_number(server->config->exits_dir, container->id, 255);
-	if (status >= 0)
-		exited(server, status);
+	container->error = strdup("the container's monitor ended without an exit status");
+	exited(server, STATUS_LOST);
 }
 
 static void on_exits(struct fc_source *source, uint32_t events) {
@@ -219,6 +251,8 @@ static void started(struct fc_server *server) {
 	if (container->stop_asked)
 		fc_container_stop(server, container->grace);
 	check_exit_file(server);
+	if (container->monitor_gone)
+		monitor_ended(server);
 	fc_container_resume(server);
 }
 
@@ -270,8 +304,7 @@ static void podman_ended(struct fc_server *server, int status) {
 	}
 	container->pid = read_number(dir, "container.pid", INT_MAX);
 	container->conmon = read_number(dir, "conmon.pid", INT_MAX);
-	if (read_word(dir, "container.id", container->id, sizeof container->id) < 0 || strchr(container->id, '/') ||
-	    container->pid <= 1 || container->conmon <= 1)
+	if (!read_id(server) || container->pid <= 1 || container->conmon <= 1)
 		not_started(server, STATUS_PODMAN_FAILED, "podman does not say what it started");
 	else
 		started(server);
@@ -281,13 +314,13 @@ void fc_container_reaped(struct fc_server *server, pid_t pid, int status) {
 	struct fc_container *container = &server->container;
 	if (pid == container->podman) {
 		podman_ended(server, status);
-	} else if (pid == container->conmon && container->state == FC_CONTAINER_RUNNING) {
-		check_exit_file(server);
-		if (container->state != FC_CONTAINER_RUNNING)
-			return;
-		container->error = strdup("the container's monitor ended without an exit status");
-		exited(server, STATUS_LOST);
+		return;
 	}
+	/* While podman runs, the monitor is known by what it says of itself. */
+	pid_t monitor = container->state == FC_CONTAINER_STARTING ? read_number(server->config->run_dir, "conmon.pid", INT_MAX)
+	                                                          : container->conmon;
+	if (pid == monitor)
+		monitor_ended(server);
 }
 
 static void on_output(struct fc_container *container, int i) {

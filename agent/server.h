@@ -68,7 +68,8 @@ struct fc_container {
 	struct fc_text start_text; /* what came on stderr while podman ran: its own words where it fails */
 	struct fc_source exits;    /* inotify on exits_dir */
 	bool published;            /* its end is an event */
-	int exit_status;           /* once exited: 128 + n for signal n */
+	bool early, monitor_gone;  /* seen while podman still ran: an exit status, and the monitor's end */
+	int exit_status;           /* once exited (or early): 128 + n for signal n */
 	char *error;               /* why it did not start, or NULL */
 	bool stop_asked;
 	unsigned grace;

@@ -114,6 +114,8 @@ local function follow(self, fd)
     elseif line ~= "" then
       console:debug("%s", line)
     end
+    -- A panic's registers and stack are longer than what is kept.
+    self.panic = self.panic or line:match "Kernel panic.*"
     if line ~= "" then
       self.lines[#self.lines + 1] = line
       if #self.lines > LINES_KEPT then table.remove(self.lines, 1) end
@@ -172,12 +174,12 @@ end
 
 --- What Firecracker or the guest last said that explains an end: the panic, the error, else the last line.
 function M:last_words()
+  if self.panic then return self.panic end
   local fallback
   for i = #self.lines, 1, -1 do
     local line = self.lines[i]
-    if line:find "Kernel panic" or line:find "ERROR" or line:find "Error" or line:find "panicked" then
-      return (line:gsub("^.-(Kernel panic.*)", "%1"):gsub("^%d+%-%d+%-%d+T%S+ %[[^%]]*%] ", ""))
-    end
+    line = line:gsub("^%d+%-%d+%-%d+T%S+ %[[^%]]*%] ", "")
+    if line:find "ERROR" or line:find "Error" or line:find "panicked" then return line end
     fallback = fallback or line
   end
   return fallback
@@ -194,9 +196,9 @@ function M:unexpected_end()
   local how = self.ended.signal and ("was ended by signal %d"):format(self.ended.signal)
     or ("ended with status %d"):format(self.ended.status)
   local words = self:last_words()
-  if words and words:find "Kernel panic" then
+  if self.panic then
     return errors.new { op = "run guest", subject = self.id, name = "EIO", status = errors.status.guest,
-      message = "the guest panicked: " .. words }
+      message = "the guest panicked: " .. self.panic }
   end
   if words and (words:find "/dev/kvm" or words:find "KVM") then
     return errors.new { op = "start Firecracker", subject = "/dev/kvm", name = "ENODEV", status = errors.status.kvm,

@@ -53,11 +53,14 @@ static const char false_podman[] =
         "case $last in hang) sleep 600;; esac\n"
         "case $last in show) for word; do echo \"<$word>\"; done; last='exit 0';; esac\n"
         "printf 0123abc > $id\n"
-        "( trap '' TERM; sh -c \"$last\" & echo $! > $pid.new; mv $pid.new $pid; wait $!; status=$?\n"
-        "  [ $status = 99 ] && exit 0\n"
-        "  echo $status > $EXITS/.new; mv $EXITS/.new $EXITS/0123abc ) &\n"
-        "echo $! > $conmon\n"
-        "while [ ! -s $pid ]; do sleep 0.01; done\n";
+        "export last pid conmon\n"
+        /* The false conmon. What it says of itself comes first, whatever becomes of it. */
+        "sh -c 'echo $$ > $conmon\n"
+        "  sh -c \"$last\" & echo $! > $pid.new; mv $pid.new $pid; wait $!; status=$?\n"
+        "  [ $status = 99 ] || { echo $status > $EXITS/.new; mv $EXITS/.new $EXITS/0123abc; }' &\n"
+        "while [ ! -s $pid ]; do sleep 0.01; done\n"
+        "[ \"$SLOW\" ] && sleep $SLOW\n"
+        "exit 0\n";
 
 static const char false_crun[] =
         "#!/bin/sh\n"
@@ -111,12 +114,13 @@ static char exits_variable[128];
 
 static int open_server(void **state) {
 	(void)state;
-	static char *env[3];
+	static char *env[4];
 	struct fc_error error;
 	char path[192];
 	snprintf(exits_variable, sizeof exits_variable, "EXITS=%s", path_exits);
 	env[0] = environment[0];
 	env[1] = exits_variable;
+	env[2] = NULL;
 	config = (struct fc_config){.podman = path_podman, .crun = path_crun, .run_dir = path_run, .exits_dir = path_exits,
 	                            .bundles_dir = path_bundles, .env = env, .spawn = fc_spawn, .orphan_seconds = 600,
 	                            .failed_seconds = 600};
@@ -495,6 +499,33 @@ static void podman_that_is_not_there(void **state) {
 static void a_monitor_that_dies(void **state) {
 	(void)state;
 	start("exit 99"); /* the false conmon ends without an exit file */
+	struct peer *peer = asking(FC_GUEST_ATTACH, "{}");
+	expect_event(peer, "container-exited\",\"exit_status\":255,\"error\":\"the container's monitor");
+	free_peer(peer);
+}
+
+/* Ended, cleaned up and its monitor gone, before podman has returned. */
+static void a_container_that_ends_before_podman(void **state) {
+	(void)state;
+	((char **)(size_t)config.env)[2] = (char *)(size_t)"SLOW=0.3";
+	start("echo short; exit 6");
+	struct peer *peer = asking(FC_GUEST_ATTACH, "{}");
+	uint64_t limit = fc_clock_ms() + LIMIT_MS;
+	while (!server.container.early && fc_clock_ms() < limit)
+		turn();
+	assert_true(server.container.early);
+	char path[160];
+	snprintf(path, sizeof path, "%s/0123abc", path_exits);
+	assert_int_equal(unlink(path), 0);
+	expect_event(peer, "container-exited\",\"exit_status\":6}");
+	assert_string_equal(peer->out[0], "short\n");
+	free_peer(peer);
+}
+
+static void a_monitor_that_dies_before_podman(void **state) {
+	(void)state;
+	((char **)(size_t)config.env)[2] = (char *)(size_t)"SLOW=0.3";
+	start("exit 99");
 	struct peer *peer = asking(FC_GUEST_ATTACH, "{}");
 	expect_event(peer, "container-exited\",\"exit_status\":255,\"error\":\"the container's monitor");
 	free_peer(peer);
@@ -941,6 +972,8 @@ int main(void) {
 	        SERVED(podmans_own_failure),
 	        SERVED(podman_that_is_not_there),
 	        SERVED(a_monitor_that_dies),
+	        SERVED(a_container_that_ends_before_podman),
+	        SERVED(a_monitor_that_dies_before_podman),
 	        SERVED(unread_output_stops_the_container),
 	        SERVED(who_comes_back_loses_nothing),
 	        SERVED(a_slow_peer_holds_the_others_up_but_loses_nothing),
