@@ -141,7 +141,8 @@ int fc_boot_wait_device(const char *path, unsigned seconds, struct fc_error *err
 	struct stat status;
 	while (stat(path, &status) < 0 || !S_ISBLK(status.st_mode)) {
 		if (fc_clock_ms() >= deadline)
-			return fc_error_set(error, ETIMEDOUT, "wait for device", path, NULL, "it did not appear within %u s", seconds);
+			return fc_error_set(error, ETIMEDOUT, "wait for device", path, NULL,
+			                    "it did not appear within %u s", seconds);
 		struct timespec pause = {.tv_nsec = DEVICE_POLL_MS * 1000000};
 		nanosleep(&pause, NULL);
 	}
@@ -296,7 +297,8 @@ static int write_resolvers(const struct fc_plan *plan, struct fc_error *error) {
 
 int fc_boot_identify(const struct fc_plan *plan, const char *address, struct fc_error *error) {
 	if (plan->time_ns > 0) {
-		struct timespec now = {.tv_sec = plan->time_ns / 1000000000, .tv_nsec = (long)(plan->time_ns % 1000000000)};
+		struct timespec now = {.tv_sec = plan->time_ns / 1000000000,
+		                       .tv_nsec = (long)(plan->time_ns % 1000000000)};
 		if (clock_settime(CLOCK_REALTIME, &now) < 0)
 			return fc_error_set(error, errno, "set clock", NULL, NULL, NULL);
 	}

@@ -5,11 +5,12 @@
  *     none -> starting (podman run --detach works) -> running (it returned) -> exited
  *                 \-> exited (it failed: 125 to 127, its words are the error)
  *
- * With --log-driver=passthrough the container holds the agent's own pipes. Podman's stderr is one of them, so what comes
- * there until Podman returns is kept back: its words where it fails, else the container's. The exit status comes from the
- * file that conmon leaves in exits_dir (a status of 128 + n says signal n), seen by inotify: conmon itself, which the
- * agent reaps as its parent, lives on for the seconds that its clean-up takes. When that file is there, all processes of
- * the container are dead (the kernel ends a PID namespace before its first process), so what the pipes then hold is all.
+ * With --log-driver=passthrough the container holds the agent's own pipes. Podman's stderr is one of them, so what
+ * comes there until Podman returns is kept back: its words where it fails, else the container's. The exit status comes
+ * from the file that conmon leaves in exits_dir (a status of 128 + n says signal n), seen by inotify: conmon itself,
+ * which the agent reaps as its parent, lives on for the seconds that its clean-up takes. When that file is there, all
+ * processes of the container are dead (the kernel ends a PID namespace before its first process), so what the pipes
+ * then hold is all.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -50,7 +51,8 @@ static void close_source(struct fc_server *server, struct fc_source *source) {
 
 /* ---- its output */
 
-/* What was kept back is the container's, and goes before what comes now. Returns false while there is no room for all. */
+/* What was kept back is the container's, and goes before what comes now. Returns false while there is no room for all.
+ */
 static bool flush_start_text(struct fc_server *server) {
 	struct fc_container *container = &server->container;
 	struct fc_text *text = &container->start_text;
@@ -70,7 +72,8 @@ static bool flush_start_text(struct fc_server *server) {
 static size_t room_for(struct fc_server *server, int i) {
 	struct fc_container *container = &server->container;
 	if (i == 1 && container->state == FC_CONTAINER_STARTING)
-		return container->start_text.size < FC_START_TEXT_MAX ? FC_START_TEXT_MAX - container->start_text.size : 0;
+		return container->start_text.size < FC_START_TEXT_MAX ? FC_START_TEXT_MAX - container->start_text.size
+		                                                      : 0;
 	if (i == 1 && !flush_start_text(server))
 		return 0;
 	return fc_output_room(&server->output, (uint8_t)(i + 1));
@@ -202,15 +205,16 @@ static bool read_id(struct fc_server *server) {
 }
 
 /*
- * Looks for the exit status. A short container's may be there, and cleaned away again, before podman has returned: it is
- * noted then.
+ * Looks for the exit status. A short container's may be there, and cleaned away again, before podman has returned: it
+ * is noted then.
  */
 static void check_exit_file(struct fc_server *server) {
 	struct fc_container *container = &server->container;
 	if (container->state != FC_CONTAINER_RUNNING && container->state != FC_CONTAINER_STARTING)
 		return;
-	int status = !read_id(server) ? -ENOENT : container->early ? container->exit_status
-	                                                           : read_number(server->config->exits_dir, container->id, 255);
+	int status = !read_id(server)   ? -ENOENT
+	             : container->early ? container->exit_status
+	                                : read_number(server->config->exits_dir, container->id, 255);
 	if (status < 0)
 		return;
 	container->early = true;
@@ -251,7 +255,8 @@ static void started(struct fc_server *server) {
 	if (container->stop_asked)
 		fc_container_stop(server, container->grace);
 	check_exit_file(server);
-	if (container->monitor_gone)
+	/* Reaped by someone else, it would never be heard of. */
+	if (container->monitor_gone || kill(container->conmon, 0) < 0)
 		monitor_ended(server);
 	fc_container_resume(server);
 }
@@ -299,7 +304,8 @@ static void podman_ended(struct fc_server *server, int status) {
 	}
 	if (WEXITSTATUS(status) != 0) {
 		int code = WEXITSTATUS(status);
-		not_started(server, code >= 125 && code <= 127 ? code : STATUS_PODMAN_FAILED, "podman failed without a word");
+		not_started(server, code >= 125 && code <= 127 ? code : STATUS_PODMAN_FAILED,
+		            "podman failed without a word");
 		return;
 	}
 	container->pid = read_number(dir, "container.pid", INT_MAX);
@@ -317,8 +323,9 @@ void fc_container_reaped(struct fc_server *server, pid_t pid, int status) {
 		return;
 	}
 	/* While podman runs, the monitor is known by what it says of itself. */
-	pid_t monitor = container->state == FC_CONTAINER_STARTING ? read_number(server->config->run_dir, "conmon.pid", INT_MAX)
-	                                                          : container->conmon;
+	pid_t monitor = container->state == FC_CONTAINER_STARTING
+	                        ? read_number(server->config->run_dir, "conmon.pid", INT_MAX)
+	                        : container->conmon;
 	if (pid == monitor)
 		monitor_ended(server);
 }
@@ -403,9 +410,15 @@ static void add_file(struct command *command, const struct fc_server *server, co
 }
 
 static void add_options(struct command *command, const struct fc_server *server) {
-	static const char *const fixed[] = {
-	        "--log-level=error", "run", "--detach", "--network=host", "--cgroups=disabled", "--pull=never",
-	        "--no-healthcheck", "--log-driver=passthrough", NULL};
+	static const char *const fixed[] = {"--log-level=error",
+	                                    "run",
+	                                    "--detach",
+	                                    "--network=host",
+	                                    "--cgroups=disabled",
+	                                    "--pull=never",
+	                                    "--no-healthcheck",
+	                                    "--log-driver=passthrough",
+	                                    NULL};
 	const struct fc_plan *plan = server->plan;
 	add_copy(command, server->config->podman);
 	for (const char *const *word = fixed; *word; word++)
@@ -493,7 +506,8 @@ static int open_pipes(struct fc_server *server, int theirs[2], struct fc_error *
 		server->container.out[i].fd = ends[0];
 		theirs[i] = ends[1];
 		/* Ours alone: the other end is another open file, which blocks its writers. */
-		if (fcntl(ends[0], F_SETFL, O_NONBLOCK) < 0 || fc_loop_watch(&server->loop, &server->container.out[i], EPOLLIN) < 0)
+		if (fcntl(ends[0], F_SETFL, O_NONBLOCK) < 0 ||
+		    fc_loop_watch(&server->loop, &server->container.out[i], EPOLLIN) < 0)
 			return fc_error_set(error, errno, "watch pipe", NULL, NULL, NULL);
 	}
 	return 0;

@@ -2,9 +2,9 @@
 /*
  * agent/exec.c: one command for one session, in the container (crun exec) or in the guest itself.
  *
- * Its output is read while the session has room, so a peer that does not read stops it, and only it. Its end is told when
- * it has ended and what was in its pipes then has been queued; what processes that it left behind write later is theirs
- * to lose. A session that ends first kills it, with all that it started and that did not leave its family.
+ * Its output is read while the session has room, so a peer that does not read stops it, and only it. Its end is told
+ * when it has ended and what was in its pipes then has been queued; what processes that it left behind write later is
+ * theirs to lose. A session that ends first kills it, with all that it started and that did not leave its family.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -19,7 +19,15 @@
 #include "base/io.h"
 #include "server.h"
 
-enum { TURN_MAX = 256 * 1024, CONFIG_MAX = 4 << 20, CWD_MAX = 4096, USER_MAX = 256, GRANT_LEAST = 16384, LOG_MAX = 65536, STATUS_CRUN_FAILED = 255 };
+enum {
+	TURN_MAX = 256 * 1024,
+	CONFIG_MAX = 4 << 20,
+	CWD_MAX = 4096,
+	USER_MAX = 256,
+	GRANT_LEAST = 16384,
+	LOG_MAX = 65536,
+	STATUS_CRUN_FAILED = 255
+};
 
 struct wanted {
 	char **argv, **env;
@@ -197,7 +205,8 @@ static void consume(struct fc_exec *exec, size_t size) {
 		memmove(exec->pending, exec->pending + size, exec->pending_size);
 }
 
-/* Gives the command its input as it takes it. What it no longer reads is dropped, as a pipe's reader does that closes. */
+/* Gives the command its input as it takes it. What it no longer reads is dropped, as a pipe's reader does that closes.
+ */
 static void feed(struct fc_exec *exec) {
 	while (exec->pending_size && exec->in.fd >= 0) {
 		ssize_t n = write(exec->in.fd, exec->pending, exec->pending_size);
@@ -276,7 +285,8 @@ static int write_description(struct fc_exec *exec, const struct wanted *wanted, 
 	struct fc_text text = {0};
 	r = fc_process_describe(config, size, root, wanted->argv, wanted->env, wanted->cwd, wanted->user, &text, error);
 	if (r == 0) {
-		snprintf(exec->file, sizeof exec->file, "%s/exec-%u.json", server->config->run_dir, ++server->exec_serial);
+		snprintf(exec->file, sizeof exec->file, "%s/exec-%u.json", server->config->run_dir,
+		         ++server->exec_serial);
 		snprintf(exec->log, sizeof exec->log, "%s/exec-%u.log", server->config->run_dir, server->exec_serial);
 		_cleanup_close_ int fd = open(exec->file, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
 		int problem = fd < 0 ? -errno : fc_io_write_full(fd, text.data, text.size);
@@ -298,8 +308,13 @@ static int start_in_container(struct fc_exec *exec, const struct wanted *wanted,
 		return r;
 	char log[sizeof exec->log + 8];
 	snprintf(log, sizeof log, "--log=%s", exec->log);
-	char *argv[] = {(char *)(size_t)server->config->crun, log, (char *)(size_t)"exec", (char *)(size_t)"--process",
-	                exec->file, server->container.id, NULL};
+	char *argv[] = {(char *)(size_t)server->config->crun,
+	                log,
+	                (char *)(size_t) "exec",
+	                (char *)(size_t) "--process",
+	                exec->file,
+	                server->container.id,
+	                NULL};
 	spawn->argv = argv;
 	spawn->env = server->config->env;
 	return server->config->spawn(spawn, &exec->pid, error);
@@ -344,8 +359,7 @@ static char **guest_env(const struct fc_server *server, const struct fc_user *us
 	return NULL;
 }
 
-static int start_in_guest(struct fc_exec *exec, struct wanted *wanted, struct fc_spawn *spawn,
-                          struct fc_error *error) {
+static int start_in_guest(struct fc_exec *exec, struct wanted *wanted, struct fc_spawn *spawn, struct fc_error *error) {
 	struct fc_server *server = exec->session->server;
 	struct fc_user user;
 	if (wanted->user) {
@@ -388,7 +402,8 @@ static int start(struct fc_exec *exec, struct wanted *wanted, struct fc_error *e
 	if (r < 0)
 		return fc_error_set(error, -r, "make pipe", NULL, NULL, NULL);
 	struct fc_spawn spawn = {.fds = {in, out, err}};
-	return wanted->vm ? start_in_guest(exec, wanted, &spawn, error) : start_in_container(exec, wanted, &spawn, error);
+	return wanted->vm ? start_in_guest(exec, wanted, &spawn, error)
+	                  : start_in_container(exec, wanted, &spawn, error);
 }
 
 static int watch(struct fc_exec *exec, struct fc_error *error) {

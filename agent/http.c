@@ -31,7 +31,8 @@ static long number(const char *at, const char *end) {
 
 /* "HTTP/1.x NNN reason" */
 static int read_status(const char *line, const char *end) {
-	if (end - line < 12 || memcmp(line, "HTTP/1.", 7) != 0 || line[8] != ' ' || (end - line > 12 && line[12] != ' '))
+	if (end - line < 12 || memcmp(line, "HTTP/1.", 7) != 0 || line[8] != ' ' ||
+	    (end - line > 12 && line[12] != ' '))
 		return -1;
 	return (int)number(line + 9, line + 12);
 }
@@ -52,8 +53,8 @@ static int read_header(const char *line, const char *end, size_t body_max, struc
 	if (value < 0 || *seen)
 		return malformed(error, "its Content-Length makes no sense");
 	if ((size_t)value > body_max)
-		return fc_error_set(error, EMSGSIZE, "read HTTP answer", NULL, NULL, "its body of %ld bytes is over %zu", value,
-		                    body_max);
+		return fc_error_set(error, EMSGSIZE, "read HTTP answer", NULL, NULL,
+		                    "its body of %ld bytes is over %zu", value, body_max);
 	*seen = true;
 	answer->body = (size_t)value;
 	return 0;
@@ -64,7 +65,8 @@ int fc_http_parse(const char *data, size_t size, size_t body_max, struct fc_http
 	size_t look = size < FC_HTTP_HEAD_MAX ? size : FC_HTTP_HEAD_MAX;
 	const char *end = memmem(data, look, "\r\n\r\n", 4);
 	if (!end && size >= FC_HTTP_HEAD_MAX)
-		return fc_error_set(error, EMSGSIZE, "read HTTP answer", NULL, NULL, "its head is over %d bytes", FC_HTTP_HEAD_MAX);
+		return fc_error_set(error, EMSGSIZE, "read HTTP answer", NULL, NULL, "its head is over %d bytes",
+		                    FC_HTTP_HEAD_MAX);
 	if (!end)
 		return 0;
 	struct fc_http_answer answer = {.head = (size_t)(end - data) + 4};

@@ -17,8 +17,8 @@ enum { FC_HTTP_HEAD_MAX = 8192 };
 
 struct fc_http_answer {
 	int status;
-	size_t head;        /* bytes before the body */
-	size_t body;        /* bytes of the body */
+	size_t head; /* bytes before the body */
+	size_t body; /* bytes of the body */
 };
 
 /*

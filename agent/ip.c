@@ -83,7 +83,8 @@ static int read_addresses(char fields[FIELDS][FIELD_MAX], struct fc_ip *ip, stru
 
 static int read_names(char fields[FIELDS][FIELD_MAX], struct fc_ip *ip, struct fc_error *error) {
 	const char *device = fields[DEVICE][0] ? fields[DEVICE] : "eth0";
-	if (strlen(device) >= sizeof ip->device || strchr(device, '/') || strcmp(device, ".") == 0 || strcmp(device, "..") == 0)
+	if (strlen(device) >= sizeof ip->device || strchr(device, '/') || strcmp(device, ".") == 0 ||
+	    strcmp(device, "..") == 0)
 		return bad(error, DEVICE, "is no interface's name");
 	memcpy(ip->device, device, strlen(device) + 1);
 	memcpy(ip->hostname, fields[HOSTNAME], sizeof ip->hostname);

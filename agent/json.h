@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * agent/json.h: a strict and bounded JSON reader (RFC 8259). Debian has no static cJSON, and the agent needs little: the
- * plan, the host's requests and the container's own configuration.
+ * agent/json.h: a strict and bounded JSON reader (RFC 8259). Debian has no static cJSON, and the agent needs little:
+ * the plan, the host's requests and the container's own configuration.
  *
  * Stricter than the standard where that keeps C honest: a key may stand once, strings hold no NUL, bytes must be UTF-8,
  * nesting ends at FC_JSON_DEPTH_MAX, an object has at most FC_JSON_MEMBERS_MAX members and

@@ -37,7 +37,7 @@ struct fc_loop {
 };
 
 /* The object that `member` is part of. */
-#define fc_container_of(pointer, type, member) ((type *)(void *)((char *)(pointer) - offsetof(type, member)))
+#define fc_container_of(pointer, type, member) ((type *)(void *)((char *)(pointer)-offsetof(type, member)))
 
 int fc_loop_open(struct fc_loop *loop, struct fc_error *error);
 void fc_loop_close(struct fc_loop *loop);

@@ -26,10 +26,10 @@
 enum { DEVICE_SECONDS = 10, PLAN_SECONDS = 5, ORPHAN_SECONDS = 600, FAILED_SECONDS = 60 };
 
 static char *const environment[] = {
-        (char *)(size_t)"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        (char *)(size_t)"HOME=/root",
-        (char *)(size_t)"CONTAINERS_STORAGE_CONF=/run/fcvm/storage.conf",
-        (char *)(size_t)"CONTAINERS_CONF=/run/fcvm/containers.conf",
+        (char *)(size_t) "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        (char *)(size_t) "HOME=/root",
+        (char *)(size_t) "CONTAINERS_STORAGE_CONF=/run/fcvm/storage.conf",
+        (char *)(size_t) "CONTAINERS_CONF=/run/fcvm/containers.conf",
         NULL,
 };
 
@@ -93,7 +93,8 @@ static int make_network(struct fc_error *error) {
 	if (r == 0)
 		r = fc_ip_parse(cmdline, &ip, error);
 	if (r == 0)
-		return fc_error_set(error, ENOENT, "find ip=", "/proc/cmdline", NULL, "the kernel's command line has no ip=");
+		return fc_error_set(error, ENOENT, "find ip=", "/proc/cmdline", NULL,
+		                    "the kernel's command line has no ip=");
 	return r < 0 ? r : fc_nic_configure(&ip, error);
 }
 
@@ -138,9 +139,8 @@ static const struct stage early[] = {
         {"mounts", fc_boot_mount_early}, {"modules", fc_boot_load_modules}, {"listen", listen_vsock}};
 
 static const struct stage late[] = {
-        {"root", make_root},       {"network", make_network},  {"plan", get_plan},
-        {"ready", announce},       {"identity", identify},     {"images", mount_images},
-        {"podman", start_container},
+        {"root", make_root},    {"network", make_network}, {"plan", get_plan},          {"ready", announce},
+        {"identity", identify}, {"images", mount_images},  {"podman", start_container},
 };
 
 static int run_stages(const struct stage *stages, size_t count, const char **ret_failed, struct fc_error *error) {

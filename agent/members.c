@@ -23,8 +23,9 @@ int fc_members_known(const struct fc_json *object, const char *const *known, str
 		while (*name && strcmp(*name, member->key) != 0)
 			name++;
 		if (!*name)
-			return fc_error_set(error, EINVAL, "read", member->key, "host and guest may be of different versions",
-			                    "unknown key '%.64s'", member->key);
+			return fc_error_set(error, EINVAL, "read", member->key,
+			                    "host and guest may be of different versions", "unknown key '%.64s'",
+			                    member->key);
 	}
 	return 0;
 }
@@ -61,8 +62,8 @@ int fc_member_string(const struct fc_json *object, const char *key, size_t max, 
 		return bad(error, key, "is no string");
 	size_t size = strlen(member->text);
 	if (size == 0 || size > max)
-		return fc_error_set(error, EINVAL, "read", key, NULL, "'%s' has %zu bytes, which is not in 1 to %zu", key, size,
-		                    max);
+		return fc_error_set(error, EINVAL, "read", key, NULL, "'%s' has %zu bytes, which is not in 1 to %zu",
+		                    key, size, max);
 	char *copy = strdup(member->text);
 	if (!copy)
 		return no_memory(error, key);

@@ -56,8 +56,8 @@ static int get_plan(uint64_t deadline_ms, struct fc_text *plan, struct fc_error 
 		             "X-metadata-token: %s\r\n\r\n",
 		             token.data);
 		r = request.failed ? fc_error_set(error, ENOMEM, "get plan", "MMDS", NULL, NULL)
-		                   : fc_http_exchange(service(&address), request.data, FC_GUEST_PLAN_MAX, deadline_ms, plan,
-		                                      error);
+		                   : fc_http_exchange(service(&address), request.data, FC_GUEST_PLAN_MAX, deadline_ms,
+		                                      plan, error);
 		if (r >= 0)
 			r = r == 200 ? 0 : refused(error, "get plan", r);
 	}

@@ -9,7 +9,8 @@
 /* Brings lo up. */
 int fc_nic_loopback(struct fc_error *error);
 
-/* Gives ip->device its address, brings it up, routes the default over the gateway and the metadata address to the link. */
+/* Gives ip->device its address, brings it up, routes the default over the gateway and the metadata address to the link.
+ */
 int fc_nic_configure(const struct fc_ip *ip, struct fc_error *error);
 
 #endif

@@ -41,8 +41,8 @@ size_t fc_output_room(const struct fc_output *output, uint8_t stream);
 void fc_output_append(struct fc_output *output, uint8_t stream, const void *data, size_t size);
 
 /*
- * Gives a piece of one stream that begins at `offset` (begin to end): at most `max` bytes at *ret_data, which lives until
- * the next append. Returns its size, 0 at the end.
+ * Gives a piece of one stream that begins at `offset` (begin to end): at most `max` bytes at *ret_data, which lives
+ * until the next append. Returns its size, 0 at the end.
  */
 size_t fc_output_read(const struct fc_output *output, uint64_t offset, size_t max, uint8_t *ret_stream,
                       const unsigned char **ret_data);

@@ -153,9 +153,9 @@ static int read_numbers(const struct fc_json *root, struct fc_plan *plan, struct
 }
 
 static int read_root(const struct fc_json *root, struct fc_plan *plan, struct fc_error *error) {
-	static const char *const known[] = {"version", "name",    "hostname", "machine_id", "image",
-	                                    "command", "entrypoint", "env",   "workdir",    "user",
-	                                    "dns",     "time_ns", "stop_grace", "stop_signal", NULL};
+	static const char *const known[] = {"version", "name",       "hostname",   "machine_id",  "image",
+	                                    "command", "entrypoint", "env",        "workdir",     "user",
+	                                    "dns",     "time_ns",    "stop_grace", "stop_signal", NULL};
 	int r = fc_members_known(root, known, error);
 	if (r == 0)
 		r = read_numbers(root, plan, error);
@@ -189,8 +189,8 @@ void fc_plan_free(struct fc_plan *plan) {
 
 int fc_plan_read(const char *text, size_t size, struct fc_plan **ret_plan, struct fc_error *error) {
 	if (size > FC_GUEST_PLAN_MAX)
-		return fc_error_set(error, EMSGSIZE, "read plan", NULL, NULL, "%zu bytes are over the limit of %d", size,
-		                    FC_GUEST_PLAN_MAX);
+		return fc_error_set(error, EMSGSIZE, "read plan", NULL, NULL, "%zu bytes are over the limit of %d",
+		                    size, FC_GUEST_PLAN_MAX);
 	struct fc_json *root;
 	int r = fc_json_parse(text, size, &root, error);
 	if (r < 0) {

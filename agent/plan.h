@@ -16,19 +16,19 @@
 enum { FC_PLAN_VERSION = 1, FC_PLAN_DNS_MAX = 8, FC_PLAN_WORDS_MAX = 1024 };
 
 struct fc_plan {
-	char name[64];        /* of the container: letters, digits and _.- after a letter or digit */
-	char hostname[65];    /* labels of letters, digits and -, by dots */
-	char machine_id[33];  /* 32 lowercase hexadecimal digits, or empty: one is made */
-	char *reference;      /* the image, as the store names it; never begins with '-' */
-	char *store;          /* the block device that holds the image store */
-	char **command;       /* NULL-terminated; NULL where the image's own is used */
-	char **entrypoint;    /* likewise; an empty list takes the image's entry point away */
-	char **env;           /* "KEY=VALUE", NULL-terminated; NULL where there is none */
-	char *workdir, *user; /* or NULL */
+	char name[64];                 /* of the container: letters, digits and _.- after a letter or digit */
+	char hostname[65];             /* labels of letters, digits and -, by dots */
+	char machine_id[33];           /* 32 lowercase hexadecimal digits, or empty: one is made */
+	char *reference;               /* the image, as the store names it; never begins with '-' */
+	char *store;                   /* the block device that holds the image store */
+	char **command;                /* NULL-terminated; NULL where the image's own is used */
+	char **entrypoint;             /* likewise; an empty list takes the image's entry point away */
+	char **env;                    /* "KEY=VALUE", NULL-terminated; NULL where there is none */
+	char *workdir, *user;          /* or NULL */
 	char dns[FC_PLAN_DNS_MAX][46]; /* addresses of name servers */
 	size_t dns_count;
-	int64_t time_ns;      /* since 1970: the wall clock when the plan was written */
-	unsigned stop_grace;  /* seconds from the stop signal to SIGKILL */
+	int64_t time_ns;     /* since 1970: the wall clock when the plan was written */
+	unsigned stop_grace; /* seconds from the stop signal to SIGKILL */
 	int stop_signal;
 };
 

@@ -3,8 +3,8 @@
  * agent/process.c: the OCI process description of a command in the container.
  *
  * It is the container's own description, so that limits, capabilities and the like are the container's, with what was
- * asked for in place, as `podman exec` makes it: a user who is not root gets no capabilities, and root all of those that
- * the container may have.
+ * asked for in place, as `podman exec` makes it: a user who is not root gets no capabilities, and root all of those
+ * that the container may have.
  */
 #include <errno.h>
 #include <string.h>

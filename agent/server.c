@@ -8,16 +8,18 @@
 #include <string.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+/* After sys/socket.h, whose types it needs. */
+#include <linux/vm_sockets.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "clock.h"
 
 enum {
-	LEAVE_MS = 5000,      /* that attached peers have for what is left when the guest ends */
-	ANNOUNCE_MS = 100,    /* between tries to reach the host's port */
+	LEAVE_MS = 5000,   /* that attached peers have for what is left when the guest ends */
+	ANNOUNCE_MS = 100, /* between tries to reach the host's port */
 	ANNOUNCE_TRIES = 50,
-	ACCEPT_MAX = 16,      /* a turn */
+	ACCEPT_MAX = 16, /* a turn */
 };
 
 /* ---- signals and children */
@@ -86,7 +88,8 @@ void fc_server_adopt(struct fc_server *server, int fd) {
 	}
 	if (server->session_count <= FC_GUEST_SESSIONS_MAX)
 		return;
-	fc_error_set(&error, EAGAIN, "open session", NULL, NULL, "there are %d sessions already", FC_GUEST_SESSIONS_MAX);
+	fc_error_set(&error, EAGAIN, "open session", NULL, NULL, "there are %d sessions already",
+	             FC_GUEST_SESSIONS_MAX);
 	if (server->session_count <= 2 * FC_GUEST_SESSIONS_MAX)
 		fc_session_fail(session, &error);
 	else
@@ -97,10 +100,16 @@ static void on_connection(struct fc_source *source, uint32_t events) {
 	(void)events;
 	struct fc_server *server = fc_container_of(source, struct fc_server, listener);
 	for (int i = 0; i < ACCEPT_MAX; i++) {
-		int fd = accept4(source->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+		struct sockaddr_vm peer = {.svm_family = AF_UNSPEC};
+		socklen_t size = sizeof peer;
+		int fd = accept4(source->fd, (struct sockaddr *)&peer, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
 		if (fd < 0)
 			return;
-		fc_server_adopt(server, fd);
+		/* The host alone asks things of the agent: nothing in the guest does. */
+		if (peer.svm_family == AF_VSOCK && peer.svm_cid != VMADDR_CID_HOST)
+			close(fd);
+		else
+			fc_server_adopt(server, fd);
 	}
 }
 
@@ -245,7 +254,8 @@ static void put_string(struct fc_text *text, const char *key, const char *value)
 void fc_server_status(const struct fc_server *server, struct fc_text *text) {
 	const struct fc_container *container = &server->container;
 	char sentence[1200];
-	fc_text_putf(text, "{\"version\":%d,\"monotonic_ns\":%llu", FC_GUEST_VERSION, (unsigned long long)fc_clock_ns());
+	fc_text_putf(text, "{\"version\":%d,\"monotonic_ns\":%llu", FC_GUEST_VERSION,
+	             (unsigned long long)fc_clock_ns());
 	put_string(text, "container", fc_container_state_name(container->state));
 	if (server->plan)
 		put_string(text, "name", server->plan->name);
@@ -259,9 +269,9 @@ void fc_server_status(const struct fc_server *server, struct fc_text *text) {
 		put_string(text, "error", container->error);
 	if (server->failed)
 		put_string(text, "boot_error", fc_error_format(&server->failure, sentence, sizeof sentence));
-	fc_text_putf(text, ",\"sessions\":%zu,\"output\":{\"begin\":%llu,\"held\":%llu,\"end\":%llu}", server->session_count,
-	             (unsigned long long)server->output.begin, (unsigned long long)server->output.held,
-	             (unsigned long long)server->output.end);
+	fc_text_putf(text, ",\"sessions\":%zu,\"output\":{\"begin\":%llu,\"held\":%llu,\"end\":%llu}",
+	             server->session_count, (unsigned long long)server->output.begin,
+	             (unsigned long long)server->output.held, (unsigned long long)server->output.end);
 	put_stages(server, text);
 	fc_text_puts(text, "}");
 }

@@ -2,13 +2,13 @@
 /*
  * agent/server.h: the agent once the guest is up: sessions on vsock, the container, and their ends.
  *
- * Theory of operation. One thread and one loop. A session is one connection: both say HELLO, the host asks one thing, and
- * the session ends with its answer (session.c; requests in request.c). What the container writes goes from its pipes into
- * one ring (output.h); each attached session copies from there to its socket as fast as that takes it. Nothing is
- * buffered without a bound and nothing is dropped: a slow peer stops the reading of the pipe, and so the writer.
- * Events (stages of the boot, the container's start and end) have a place in the output and are sent when a session
- * has reached it. The guest goes down when the host says SHUTDOWN, or when the container has ended and nobody was
- * attached for ORPHAN seconds.
+ * Theory of operation. One thread and one loop. A session is one connection: both say HELLO, the host asks one thing,
+ * and the session ends with its answer (session.c; requests in request.c). What the container writes goes from its
+ * pipes into one ring (output.h); each attached session copies from there to its socket as fast as that takes it.
+ * Nothing is buffered without a bound and nothing is dropped: a slow peer stops the reading of the pipe, and so the
+ * writer. Events (stages of the boot, the container's start and end) have a place in the output and are sent when a
+ * session has reached it. The guest goes down when the host says SHUTDOWN, or when the container has ended and nobody
+ * was attached for ORPHAN seconds.
  */
 #ifndef FCVM_AGENT_SERVER_H
 #define FCVM_AGENT_SERVER_H
@@ -109,7 +109,7 @@ struct fc_session {
 	bool dead; /* freed at the end of the turn */
 	bool announcer, connected;
 	bool attached; /* it is or was: its cursor counts until all is sent */
-	bool shut;  /* our direction is shut down */
+	bool shut;     /* our direction is shut down */
 	struct fc_source source;
 	struct fc_decoder decoder;
 	unsigned char *queue; /* out: queue_begin to queue_end */
@@ -136,7 +136,7 @@ struct fc_server {
 	struct fc_timer orphan_timer, leave_timer, announce_timer;
 	unsigned announce_tries;
 	int (*dial)(void); /* connects to the host's port without blocking: a descriptor or -errno */
-	bool failed; /* the boot did */
+	bool failed;       /* the boot did */
 	struct fc_error failure;
 	bool leave_after_exit, leaving, done;
 	unsigned exec_serial;

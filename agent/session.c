@@ -168,7 +168,8 @@ static void on_timer(struct fc_timer *timer) {
 	struct fc_session *session = fc_container_of(timer, struct fc_session, timer);
 	struct fc_error error;
 	if (session->state == FC_SESSION_GREETING || session->state == FC_SESSION_ASKING) {
-		fc_error_set(&error, ETIMEDOUT, "wait for request", NULL, NULL, "nothing was asked within %d s", GREETING_MS / 1000);
+		fc_error_set(&error, ETIMEDOUT, "wait for request", NULL, NULL, "nothing was asked within %d s",
+		             GREETING_MS / 1000);
 		fc_session_fail(session, &error);
 	} else {
 		fc_session_drop(session);
@@ -184,7 +185,8 @@ void fc_session_pump(struct fc_session *session) {
 	struct fc_server *server = session->server;
 	while (session->state == FC_SESSION_ATTACHED && !session->dead) {
 		size_t room = fc_session_room(session);
-		const struct fc_event *event = session->next_event < server->event_count ? &server->events[session->next_event] : NULL;
+		const struct fc_event *event =
+		        session->next_event < server->event_count ? &server->events[session->next_event] : NULL;
 		if (room == 0)
 			return;
 		if (event && event->offset <= session->cursor) {

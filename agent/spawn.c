@@ -55,9 +55,8 @@ static void run_child(const struct fc_spawn *spawn, int tell) {
 	setsid();
 	umask(022);
 	int out = fcntl(tell, F_DUPFD_CLOEXEC, FD_BASE + 3);
-	if (out >= 0 && place_fds(spawn->fds) == 0 &&
-	    syscall(SYS_close_range, 3, ~0u, CLOSE_RANGE_CLOEXEC) == 0 && chdir(spawn->cwd ? spawn->cwd : "/") == 0 &&
-	    (!spawn->user || become(spawn->user) == 0)) {
+	if (out >= 0 && place_fds(spawn->fds) == 0 && syscall(SYS_close_range, 3, ~0u, CLOSE_RANGE_CLOEXEC) == 0 &&
+	    chdir(spawn->cwd ? spawn->cwd : "/") == 0 && (!spawn->user || become(spawn->user) == 0)) {
 		/* execvp looks into the PATH of this process, which is a copy: it may be the program's own. */
 		environ = (char **)(size_t)spawn->env;
 		execvp(spawn->argv[0], spawn->argv);

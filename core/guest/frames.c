@@ -45,7 +45,8 @@ void fc_decoder_clear(struct fc_decoder *decoder) {
 
 int fc_decoder_feed(struct fc_decoder *decoder, const void *data, size_t size, struct fc_error *error) {
 	if (decoder->broken)
-		return fc_error_set(error, EPROTO, "read frame", NULL, NULL, "the stream is broken since an earlier frame");
+		return fc_error_set(error, EPROTO, "read frame", NULL, NULL,
+		                    "the stream is broken since an earlier frame");
 	if (size > FC_DECODER_FEED_MAX)
 		return fc_error_set(error, ENOBUFS, "read frame", NULL, NULL, "%zu bytes at once are too many", size);
 	size_t held = decoder->end - decoder->begin;
@@ -71,10 +72,11 @@ int fc_decoder_feed(struct fc_decoder *decoder, const void *data, size_t size, s
 static int check_header(const unsigned char *header, struct fc_error *error) {
 	uint32_t size = get32(header);
 	if (size > FC_GUEST_PAYLOAD_MAX)
-		return fc_error_set(error, EPROTO, "read frame", NULL, NULL, "a payload of %u bytes is over the limit of %d",
-		                    size, FC_GUEST_PAYLOAD_MAX);
+		return fc_error_set(error, EPROTO, "read frame", NULL, NULL,
+		                    "a payload of %u bytes is over the limit of %d", size, FC_GUEST_PAYLOAD_MAX);
 	if (get16(header + 6) != 0)
-		return fc_error_set(error, EPROTO, "read frame", NULL, NULL, "the header's last two bytes are not zero");
+		return fc_error_set(error, EPROTO, "read frame", NULL, NULL,
+		                    "the header's last two bytes are not zero");
 	bool output = header[4] == FC_GUEST_OUTPUT;
 	if (output ? header[5] != 1 && header[5] != 2 : header[5] != 0)
 		return fc_error_set(error, EPROTO, "read frame", NULL, NULL, "type 0x%02x has no stream %u", header[4],
@@ -84,7 +86,8 @@ static int check_header(const unsigned char *header, struct fc_error *error) {
 
 int fc_decoder_next(struct fc_decoder *decoder, struct fc_frame *ret_frame, struct fc_error *error) {
 	if (decoder->broken)
-		return fc_error_set(error, EPROTO, "read frame", NULL, NULL, "the stream is broken since an earlier frame");
+		return fc_error_set(error, EPROTO, "read frame", NULL, NULL,
+		                    "the stream is broken since an earlier frame");
 	size_t held = decoder->end - decoder->begin;
 	if (held < FC_GUEST_HEADER_SIZE)
 		return 0;
@@ -117,7 +120,8 @@ int fc_hello_check(const void *payload, size_t size, struct fc_error *error) {
 	unsigned newest = get16(bytes + 4);
 	unsigned least = get16(bytes + 6);
 	if (newest == 0 || least == 0 || least > newest)
-		return fc_error_set(error, EPROTO, "greet", NULL, NULL, "the peer speaks versions %u to %u", least, newest);
+		return fc_error_set(error, EPROTO, "greet", NULL, NULL, "the peer speaks versions %u to %u", least,
+		                    newest);
 	unsigned version = newest < FC_GUEST_VERSION ? newest : FC_GUEST_VERSION;
 	if (version < FC_GUEST_VERSION_LEAST || version < least)
 		return fc_error_set(error, EPROTONOSUPPORT, "greet", NULL, "fcvm setup makes an agent that matches",

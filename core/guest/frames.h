@@ -36,9 +36,9 @@ struct fc_decoder {
 void fc_decoder_clear(struct fc_decoder *decoder);
 
 /*
- * Takes `size` bytes as they came. At most FC_DECODER_FEED_MAX at once, and all frames must be taken out (fc_decoder_next
- * gives 0) before more is fed. Frames got before are invalid after it. Returns 0 or -ENOMEM, -EPROTO (broken before) or
- * -ENOBUFS (too much was fed).
+ * Takes `size` bytes as they came. At most FC_DECODER_FEED_MAX at once, and all frames must be taken out
+ * (fc_decoder_next gives 0) before more is fed. Frames got before are invalid after it. Returns 0 or -ENOMEM, -EPROTO
+ * (broken before) or -ENOBUFS (too much was fed).
  */
 enum { FC_DECODER_FEED_MAX = 1 << 20 };
 int fc_decoder_feed(struct fc_decoder *decoder, const void *data, size_t size, struct fc_error *error);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * core/guest/protocol.h: what host and guest say to each other over vsock. Shared by the core and fc-agent, so that there
- * is one truth; docs/guest-protocol.md tells who says what when.
+ * core/guest/protocol.h: what host and guest say to each other over vsock. Shared by the core and fc-agent, so that
+ * there is one truth; docs/guest-protocol.md tells who says what when.
  *
  * A frame is a header of 8 bytes and `size` bytes of payload:
  *
@@ -21,9 +21,9 @@ enum {
 	FC_GUEST_READY_PORT = 5201, /* the host listens here; the agent says READY or ERROR, once */
 
 	FC_GUEST_HEADER_SIZE = 8,
-	FC_GUEST_PAYLOAD_MAX = 65536, /* bytes */
-	FC_GUEST_HELLO_SIZE = 8,      /* "FCVM", u16 version, u16 least version */
-	FC_GUEST_STDIN_WINDOW = 65536,/* bytes of STDIN that may be under way before a WINDOW frame grants more */
+	FC_GUEST_PAYLOAD_MAX = 65536,  /* bytes */
+	FC_GUEST_HELLO_SIZE = 8,       /* "FCVM", u16 version, u16 least version */
+	FC_GUEST_STDIN_WINDOW = 65536, /* bytes of STDIN that may be under way before a WINDOW frame grants more */
 
 	FC_GUEST_SESSIONS_MAX = 64,
 	FC_GUEST_ARGUMENTS_MAX = 1024, /* words of an EXEC's argv, and as many variables in its env */

@@ -148,9 +148,8 @@ static void push_limits(lua_State *L) {
 
 int fcl_open_guest(lua_State *L) {
 	static const luaL_Reg functions[] = {
-	        {"encode", l_encode},           {"hello", l_hello},
-	        {"check_hello", l_check_hello}, {"decoder", l_decoder},
-	        {NULL, NULL},
+	        {"encode", l_encode},   {"hello", l_hello}, {"check_hello", l_check_hello},
+	        {"decoder", l_decoder}, {NULL, NULL},
 	};
 	static const luaL_Reg methods[] = {
 	        {"feed", decoder_feed}, {"next", decoder_next}, {"close", decoder_close}, {NULL, NULL}};

@@ -21,7 +21,8 @@ static const char *text_of(struct in_addr address) {
 static void what_the_host_writes(void **state) {
 	(void)state;
 	struct fc_ip ip;
-	assert_int_equal(fc_ip_parse("quiet ip=172.16.0.2::172.16.0.1:255.255.255.252:web:eth0:off panic=1\n", &ip, NULL), 1);
+	assert_int_equal(
+	        fc_ip_parse("quiet ip=172.16.0.2::172.16.0.1:255.255.255.252:web:eth0:off panic=1\n", &ip, NULL), 1);
 	assert_string_equal(text_of(ip.client), "172.16.0.2");
 	assert_string_equal(text_of(ip.gateway), "172.16.0.1");
 	assert_string_equal(text_of(ip.netmask), "255.255.255.252");
@@ -39,7 +40,9 @@ static void other_forms(void **state) {
 	assert_int_equal(fc_ip_parse("ip=10.0.0.2:::255.0.0.0", &ip, NULL), 1);
 	assert_int_equal(ip.gateway.s_addr, 0);
 	assert_string_equal(ip.device, "eth0");
-	assert_int_equal(fc_ip_parse("ip=10.0.0.2:::255.0.0.0 ip=10.0.0.3:::255.0.0.0:h:eth1:none:1.1.1.1:8.8.8.8", &ip, NULL), 1);
+	assert_int_equal(
+	        fc_ip_parse("ip=10.0.0.2:::255.0.0.0 ip=10.0.0.3:::255.0.0.0:h:eth1:none:1.1.1.1:8.8.8.8", &ip, NULL),
+	        1);
 	assert_string_equal(text_of(ip.client), "10.0.0.3");
 	assert_string_equal(ip.device, "eth1");
 	assert_int_equal(ip.dns_count, 2);
@@ -65,7 +68,8 @@ static void fields_that_are_wrong(void **state) {
 	        {"ip=10.0.0.2:::255.0.0.0:h:eth0:dhcp", "autoconf"},
 	        {"ip=10.0.0.2:::255.0.0.0:h:eth0:off:x", "DNS"},
 	        {"ip=1:2:3:4:5:6:7:8:9:10", "more than 9"},
-	        {"ip=10.0.0.2:::255.0.0.0:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "too long"},
+	        {"ip=10.0.0.2:::255.0.0.0:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+	         "too long"},
 	};
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
 		struct fc_error error = {.err = 0};
@@ -113,8 +117,8 @@ static void answers_that_make_no_sense(void **state) {
 
 int main(void) {
 	const struct CMUnitTest tests[] = {
-	        cmocka_unit_test(what_the_host_writes), cmocka_unit_test(other_forms),
-	        cmocka_unit_test(fields_that_are_wrong), cmocka_unit_test(answers),
+	        cmocka_unit_test(what_the_host_writes),       cmocka_unit_test(other_forms),
+	        cmocka_unit_test(fields_that_are_wrong),      cmocka_unit_test(answers),
 	        cmocka_unit_test(answers_that_make_no_sense),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -14,7 +14,8 @@
 #include "guest/protocol.h"
 #include "plan.h"
 
-#define LEAST "\"version\":1,\"name\":\"web\",\"hostname\":\"web\",\"image\":{\"reference\":\"a\",\"store\":\"/dev/vdb\"}"
+#define LEAST                                                                                                          \
+	"\"version\":1,\"name\":\"web\",\"hostname\":\"web\",\"image\":{\"reference\":\"a\",\"store\":\"/dev/vdb\"}"
 
 static struct fc_plan *read_plan(const char *text) {
 	struct fc_plan *plan = NULL;
@@ -44,7 +45,8 @@ static void a_whole_plan(void **state) {
 	struct fc_plan *plan = read_plan(
 	        "{" LEAST ",\"machine_id\":\"0123456789abcdef0123456789abcdef\",\"command\":[\"sh\",\"-c\",\"\"],"
 	        "\"entrypoint\":[],\"env\":{\"A\":\"1=2\",\"B\":\"\"},\"workdir\":\"/w\",\"user\":\"bob:staff\","
-	        "\"dns\":[\"1.1.1.1\",\"2001:db8::1\"],\"time_ns\":1764100000123456789,\"stop_grace\":0,\"stop_signal\":9}");
+	        "\"dns\":[\"1.1.1.1\",\"2001:db8::1\"],\"time_ns\":1764100000123456789,\"stop_grace\":0,\"stop_"
+	        "signal\":9}");
 	assert_string_equal(plan->command[1], "-c");
 	assert_string_equal(plan->command[2], "");
 	assert_null(plan->command[3]);
@@ -84,7 +86,8 @@ static void keys_that_are_wrong(void **state) {
 	refused("{" LEAST ",\"workdir\":\"w\"}", "'workdir' is no absolute path");
 	refused("{" LEAST ",\"user\":\"\"}", "'user' has 0 bytes");
 	refused("{" LEAST ",\"dns\":[\"example.org\"]}", "'dns' has an element that is no address");
-	refused("{" LEAST ",\"dns\":[\"1.1.1.1\",\"1.1.1.1\",\"1.1.1.1\",\"1.1.1.1\",\"1.1.1.1\",\"1.1.1.1\",\"1.1.1.1\","
+	refused("{" LEAST
+	        ",\"dns\":[\"1.1.1.1\",\"1.1.1.1\",\"1.1.1.1\",\"1.1.1.1\",\"1.1.1.1\",\"1.1.1.1\",\"1.1.1.1\","
 	        "\"1.1.1.1\",\"1.1.1.1\"]}",
 	        "'dns' has more");
 	refused("{" LEAST ",\"time_ns\":-1}", "'time_ns' is -1");
@@ -103,7 +106,8 @@ static void members_that_must_be_there(void **state) {
 	refused("{\"version\":1,\"name\":\"a\"}", "'hostname' is missing");
 	refused("{\"version\":1,\"name\":\"a\",\"hostname\":\"a\"}", "'image' is missing");
 	refused("{\"version\":1,\"name\":\"a\",\"hostname\":\"a\",\"image\":{}}", "'image.reference' is missing");
-	refused("{\"version\":1,\"name\":\"a\",\"hostname\":\"a\",\"image\":{\"reference\":\"a\"}}", "'image.store' is missing");
+	refused("{\"version\":1,\"name\":\"a\",\"hostname\":\"a\",\"image\":{\"reference\":\"a\"}}",
+	        "'image.store' is missing");
 	refused("{\"version\":1,\"name\":\"a\",\"hostname\":\"a\",\"image\":7}", "no JSON object");
 }
 
@@ -115,11 +119,14 @@ static void names_that_would_be_options_or_paths(void **state) {
 	refused("{\"version\":1,\"name\":\"a\",\"hostname\":\"a-\"}", "'hostname'");
 	refused("{\"version\":1,\"name\":\"a\",\"hostname\":\"a..b\"}", "'hostname'");
 	refused("{\"version\":1,\"name\":\"a\",\"hostname\":\"a b\"}", "'hostname'");
-	refused("{\"version\":1,\"name\":\"a\",\"hostname\":\"a\",\"image\":{\"reference\":\"--privileged\",\"store\":\"/dev/vdb\"}}",
+	refused("{\"version\":1,\"name\":\"a\",\"hostname\":\"a\",\"image\":{\"reference\":\"--privileged\",\"store\":"
+	        "\"/dev/vdb\"}}",
 	        "'image.reference'");
-	refused("{\"version\":1,\"name\":\"a\",\"hostname\":\"a\",\"image\":{\"reference\":\"a b\",\"store\":\"/dev/vdb\"}}",
+	refused("{\"version\":1,\"name\":\"a\",\"hostname\":\"a\",\"image\":{\"reference\":\"a "
+	        "b\",\"store\":\"/dev/vdb\"}}",
 	        "'image.reference'");
-	refused("{\"version\":1,\"name\":\"a\",\"hostname\":\"a\",\"image\":{\"reference\":\"a\",\"store\":\"/dev/../etc\"}}",
+	refused("{\"version\":1,\"name\":\"a\",\"hostname\":\"a\",\"image\":{\"reference\":\"a\",\"store\":\"/dev/../"
+	        "etc\"}}",
 	        "'image.store'");
 }
 

@@ -35,7 +35,8 @@ static int make_root(void **state) {
 	assert_non_null(mkdtemp(root));
 	snprintf(path, sizeof path, "%s/etc", root);
 	mkdir(path, 0755);
-	write_file("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nbroken\nbob:x:1000:1001:Bob:/home/bob:/bin/sh\nhuge:x:4294967295:0::/:\n");
+	write_file("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nbroken\nbob:x:1000:1001:Bob:/home/bob:/bin/"
+	                         "sh\nhuge:x:4294967295:0::/:\n");
 	write_file("etc/group", "root:x:0:\nbob:x:1001:\nstaff:x:50:ann,bob\nwheel:x:10:bobby\n");
 	return 0;
 }
@@ -122,8 +123,8 @@ static const char config[] =
         "\"env\":[\"PATH=/bin\",\"HOME=/root\",\"A=1\"],\"cwd\":\"/srv\",\"noNewPrivileges\":true,"
         "\"capabilities\":{\"bounding\":[\"CAP_CHOWN\"],\"effective\":[\"CAP_CHOWN\"]},\"rlimits\":[]}}";
 
-static char *const argv_words[] = {(char *)(size_t)"sh", (char *)(size_t)"a\"b", NULL};
-static char *const env_words[] = {(char *)(size_t)"A=2", (char *)(size_t)"B=3", NULL};
+static char *const argv_words[] = {(char *)(size_t) "sh", (char *)(size_t) "a\"b", NULL};
+static char *const env_words[] = {(char *)(size_t) "A=2", (char *)(size_t) "B=3", NULL};
 
 static void expect_description(char *const *env, const char *cwd, const char *user, const char *wanted) {
 	struct fc_text text = {0};
@@ -136,14 +137,17 @@ static void expect_description(char *const *env, const char *cwd, const char *us
 
 static void the_containers_own_with_another_command(void **state) {
 	(void)state;
-	expect_description(NULL, NULL, NULL,
-	                   "{\"terminal\":false,\"args\":[\"sh\",\"a\\\"b\"],\"env\":[\"PATH=/bin\",\"HOME=/root\",\"A=1\"],"
-	                   "\"user\":{\"uid\":0,\"gid\":0},\"cwd\":\"/srv\",\"noNewPrivileges\":true,"
-	                   "\"capabilities\":{\"bounding\":[\"CAP_CHOWN\"],\"effective\":[\"CAP_CHOWN\"]},\"rlimits\":[]}");
-	expect_description(env_words, "/x", NULL,
-	                   "{\"terminal\":false,\"args\":[\"sh\",\"a\\\"b\"],\"env\":[\"PATH=/bin\",\"HOME=/root\",\"A=2\",\"B=3\"],"
-	                   "\"cwd\":\"/x\",\"user\":{\"uid\":0,\"gid\":0},\"noNewPrivileges\":true,"
-	                   "\"capabilities\":{\"bounding\":[\"CAP_CHOWN\"],\"effective\":[\"CAP_CHOWN\"]},\"rlimits\":[]}");
+	expect_description(
+	        NULL, NULL, NULL,
+	        "{\"terminal\":false,\"args\":[\"sh\",\"a\\\"b\"],\"env\":[\"PATH=/bin\",\"HOME=/root\",\"A=1\"],"
+	        "\"user\":{\"uid\":0,\"gid\":0},\"cwd\":\"/srv\",\"noNewPrivileges\":true,"
+	        "\"capabilities\":{\"bounding\":[\"CAP_CHOWN\"],\"effective\":[\"CAP_CHOWN\"]},\"rlimits\":[]}");
+	expect_description(
+	        env_words, "/x", NULL,
+	        "{\"terminal\":false,\"args\":[\"sh\",\"a\\\"b\"],\"env\":[\"PATH=/bin\",\"HOME=/"
+	        "root\",\"A=2\",\"B=3\"],"
+	        "\"cwd\":\"/x\",\"user\":{\"uid\":0,\"gid\":0},\"noNewPrivileges\":true,"
+	        "\"capabilities\":{\"bounding\":[\"CAP_CHOWN\"],\"effective\":[\"CAP_CHOWN\"]},\"rlimits\":[]}");
 }
 
 static void another_user_gets_no_capabilities(void **state) {
@@ -153,11 +157,13 @@ static void another_user_gets_no_capabilities(void **state) {
 	                   "\"user\":{\"uid\":1000,\"gid\":1001,\"umask\":18,\"additionalGids\":[50]},"
 	                   "\"capabilities\":{\"effective\":[],\"permitted\":[],\"inheritable\":[],\"ambient\":[],"
 	                   "\"bounding\":[\"CAP_CHOWN\"]},\"cwd\":\"/srv\",\"noNewPrivileges\":true,\"rlimits\":[]}");
-	expect_description(NULL, NULL, "root",
-	                   "{\"terminal\":false,\"args\":[\"sh\",\"a\\\"b\"],\"env\":[\"PATH=/bin\",\"A=1\"],"
-	                   "\"user\":{\"uid\":0,\"gid\":0,\"umask\":18,\"additionalGids\":[]},"
-	                   "\"capabilities\":{\"effective\":[\"CAP_CHOWN\"],\"permitted\":[\"CAP_CHOWN\"],\"inheritable\":[],"
-	                   "\"ambient\":[],\"bounding\":[\"CAP_CHOWN\"]},\"cwd\":\"/srv\",\"noNewPrivileges\":true,\"rlimits\":[]}");
+	expect_description(
+	        NULL, NULL, "root",
+	        "{\"terminal\":false,\"args\":[\"sh\",\"a\\\"b\"],\"env\":[\"PATH=/bin\",\"A=1\"],"
+	        "\"user\":{\"uid\":0,\"gid\":0,\"umask\":18,\"additionalGids\":[]},"
+	        "\"capabilities\":{\"effective\":[\"CAP_CHOWN\"],\"permitted\":[\"CAP_CHOWN\"],\"inheritable\":[],"
+	        "\"ambient\":[],\"bounding\":[\"CAP_CHOWN\"]},\"cwd\":\"/"
+	        "srv\",\"noNewPrivileges\":true,\"rlimits\":[]}");
 }
 
 static void configurations_that_make_no_sense(void **state) {
@@ -166,7 +172,8 @@ static void configurations_that_make_no_sense(void **state) {
 	struct fc_error error;
 	assert_int_equal(fc_process_describe("{", 1, root, argv_words, NULL, NULL, NULL, &text, &error), -EINVAL);
 	assert_int_equal(fc_process_describe("{}", 2, root, argv_words, NULL, NULL, NULL, &text, &error), -EINVAL);
-	assert_int_equal(fc_process_describe("{\"process\":1}", 13, root, argv_words, NULL, NULL, NULL, &text, &error), -EINVAL);
+	assert_int_equal(fc_process_describe("{\"process\":1}", 13, root, argv_words, NULL, NULL, NULL, &text, &error),
+	                 -EINVAL);
 	assert_int_equal(fc_process_describe("{}", 2, root, argv_words, NULL, NULL, "ann", &text, &error), -ENOENT);
 	fc_text_clear(&text);
 }
