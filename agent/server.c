@@ -227,9 +227,11 @@ void fc_server_fail(struct fc_server *server, const char *stage, const struct fc
 	snprintf(op, sizeof op, "boot: %s", stage);
 	fc_error_wrap(&server->failure, op, "");
 	/* Sessions say op, message and errno; what it was done to belongs to the message then. */
-	if (error->subject[0])
+	if (error->subject[0] && !strstr(error->message, error->subject)) {
 		snprintf(server->failure.message, sizeof server->failure.message, "%.200s: %.300s", error->subject,
 		         error->message[0] ? error->message : strerror(error->err));
+		server->failure.subject[0] = '\0';
+	}
 	for (struct fc_session *session = server->sessions; session; session = session->next)
 		if (session->attached)
 			fc_session_fail(session, &server->failure);
