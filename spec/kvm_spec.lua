@@ -40,7 +40,17 @@ describe("#kvm", function()
 
   after_each(function()
     task.main(function()
-      assert.same({}, records())
+      local left, names = records(), {}
+      -- What a failed test left must not fail the next ones.
+      for i, record in ipairs(left) do
+        names[i] = record.name
+        uv.kill(record.pid, 9)
+      end
+      if #left > 0 then
+        cli.eventually("what was left to end", function() return #records() == 0 end, 10)
+        cli.run { "sweep" }
+      end
+      assert.same({}, names)
       assert.same({}, links())
     end)
   end)
@@ -157,6 +167,150 @@ describe("#kvm", function()
     end)
     assert.same({ status = 79 }, run:wait())
     assert.matches("panic", run.stderr)
+  end)
+
+  test("two VMs have networks of their own, and reach neither each other nor the host", function()
+    local vms = fcvm.parallel({ "a", "b" }, function(name)
+      return fcvm.run { image = tools, name = name, mem = "256M", cpu = 1,
+        cmd = { "/bin/sh", "-c", "echo " .. name .. " > /index.html; exec /bin/httpd -f -h / -p 80" }, health = { port = 80 } }
+    end)
+    for _, vm in ipairs(vms) do vm:wait("healthy", { timeout = 200 }) end
+    local a, b = vms[1], vms[2]
+    assert.are_not.equal(a.address, b.address)
+    assert.equal("a\n", a:request({ path = "/index.html" }).body)
+    assert.equal("b\n", b:request({ path = "/index.html" }).body)
+
+    local server = uv.new_tcp()
+    assert(server:bind("0.0.0.0", 8099))
+    assert(server:listen(8, function()
+      local peer = uv.new_tcp()
+      server:accept(peer)
+      peer:close()
+    end))
+    fcvm.defer(function() server:close() end)
+    local host = a.address:gsub("%d+$", function(last) return ("%d"):format(tonumber(last) - 1) end)
+    for _, target in ipairs { b.address .. " 80", host .. " 8099" } do
+      local reach = a:exec { "/bin/sh", "-c", "nc -w 4 " .. target .. " < /dev/null", timeout = 30 }
+      assert.not_equal(0, reach.status, target .. " was reached")
+    end
+    -- What must work for the test to mean anything: the guest's own network, and nc itself.
+    assert.equal(0, a:exec({ "/bin/sh", "-c", "nc -w 4 127.0.0.1 80 < /dev/null", timeout = 30 }).status)
+    for _, vm in ipairs(vms) do vm:stop() end
+  end)
+
+  test("a jailed Firecracker has a user of its own, a root of its own and limits", function()
+    local vm = fcvm.run { image = tools, name = "jailed", mem = "256M", cpu = 1, cmd = { "/bin/sleep", "1000" } }
+    vm:wait("running", { timeout = 200 })
+    local record = vm:state()
+    local pid = require("fcvm.stats").firecracker_of(record.pid)
+    local file = assert(io.open("/proc/" .. pid .. "/status"))
+    local status = file:read "a"
+    file:close()
+    local uid = require("fcvm.network").of_slot(record.slot).uid
+    assert.matches(("Uid:%%s+%d%%s+%d%%s"):format(uid, uid), status)
+    assert.matches("NoNewPrivs:%s+1", status)
+    assert.matches("Seccomp:%s+2", status)
+    assert.matches("CapEff:%s+0+%s", status)
+    local firecracker = require "fcvm.firecracker"
+    assert.equal(uv.fs_stat(firecracker.root(record.vm_id) .. "/disk.ext4").ino,
+      uv.fs_stat("/proc/" .. pid .. "/root/disk.ext4").ino)
+    assert.is_nil(uv.fs_stat("/proc/" .. pid .. "/root/proc"))
+    for name, value in pairs { ["memory.max"] = (256 + 192) << 20, ["pids.max"] = 64 } do
+      local limit = assert(io.open("/sys/fs/cgroup/fcvm/" .. record.vm_id .. "/" .. name))
+      assert.equal(value, tonumber(limit:read "l"))
+      limit:close()
+    end
+    vm:stop()
+  end)
+
+  test("a recipe gets all output, however slow it reads, and its VM ends with its scope", function()
+    local size, id = 0, nil
+    task.scope(function()
+      local vm <close> = fcvm.run { image = tools, mem = "256M", cpu = 1,
+        cmd = { "/bin/sh", "-c", "head -c 3000000 /dev/zero; echo done >&2" },
+        on_output = function(stream, data) if stream == "stdout" then size = size + #data end end }
+      id = vm.id
+      vm:wait "exited"
+      assert.equal(0, vm:exit_code())
+    end)
+    assert.equal(3000000, size)
+    assert.same({}, left_of(id))
+  end)
+
+  test("a reader that pauses loses nothing", function()
+    local run = cli.run { "recipe", "run", cli.top .. "/spec/support/slow_reader.lua", tools }
+    assert.equal(0, run.status, run.stderr)
+    assert.matches("3000000", run.stdout)
+  end)
+
+  test("a detached VM outlives its command, has logs, and is stopped", function()
+    local run = cli.run { "run", "-d", "--name", "apart", "--mem", "256M", "--cpu", "1", "--label", "kind=test", tools,
+      "/bin/sh", "-c", "echo out; echo err >&2; sleep 1000" }
+    assert.equal(0, run.status, run.stderr)
+    assert.equal("apart\n", run.stdout)
+    cli.eventually("its output", function() return cli.run({ "logs", "apart" }).stdout == "out\n" end, 60)
+    assert.equal("err\n", cli.run({ "logs", "apart" }).stderr)
+    assert.equal("apart", fcvm.vms({ labels = { kind = "test" } })[1].name)
+    assert.equal(0, #fcvm.vms { labels = { kind = "other" } })
+    assert.equal(0, cli.run({ "stop", tostring(fcvm.vm("apart").pid) }).status)
+  end)
+
+  test("a VM is made again under a name that is free again, without storing its image again", function()
+    for _ = 1, 2 do
+      local run = cli.run { "run", "--name", "again", "--mem", "256M", "--cpu", "1", tools, "/bin/true" }
+      assert.equal(0, run.status, run.stderr)
+    end
+    local run = cli.run { "run", "--name", "again", "--mem", "256M", "--cpu", "1", tools, "/bin/true" }
+    assert.not_matches("stored", run.stderr)
+  end)
+
+  describe("bad input:", function()
+    local function refused(status, words, options)
+      local run = cli.run(options)
+      assert.equal(status, run.status, run.stderr)
+      assert.matches(words, run.stderr, 1, true)
+      assert.equal("", run.stdout)
+      assert.not_matches("stack traceback", run.stderr)
+    end
+
+    test("images that are missing, foreign or corrupt", function()
+      refused(66, "none", { "run", "oci:" .. cli.images .. "/none" })
+      refused(65, "arm64", { "run", "oci:" .. cli.images .. "/tools-arm64" })
+      refused(65, "digest", { "run", "oci:" .. cli.images .. "/corrupt" })
+      refused(69, "127.0.0.1:9", { "run", "127.0.0.1:9/x/y:latest" })
+    end)
+
+    test("a file that is not executable is 126", function()
+      local run = cli.run { "run", "--mem", "256M", "--cpu", "1", tools, "/etc/passwd" }
+      assert.is_true(run.status == 126 or run.status == 127, run.stderr)
+    end)
+
+    test("no KVM", function()
+      fcvm.process.run { "modprobe", "-r", "kvm_amd" }
+      local again = fcvm.defer(function() fcvm.process.run { "modprobe", "kvm-amd", "npt=1" } end)
+      refused(80, "preflight", { "run", "--mem", "256M", tools, "/bin/true" })
+      again()
+    end)
+
+    test("parts that setup makes and that are missing or not what they must be", function()
+      local data = uv.fs_mkdtemp "/mnt/fcvm-btrfs/test.XXXXXX"
+      fcvm.defer(function() fcvm.process.run { "rm", "-rf", data } end)
+      refused(72, "fcvm setup firecracker", { "--data-dir", data, "run", tools, "/bin/true" })
+      refused(78, "jailer", { "--data-dir", data, "setup", "firecracker", "--from", "/bin/busybox" })
+    end)
+
+    test("a full disk", function()
+      local data = uv.fs_mkdtemp "/tmp/fcvm-full.XXXXXX"
+      fcvm.process.run { "mount", "-t", "tmpfs", "-o", "size=2M", "tmpfs", data }
+      fcvm.defer(function()
+        fcvm.process.run { "umount", data }
+        uv.fs_rmdir(data)
+      end)
+      for _, part in ipairs { "bin", "kernels", "rootfs" } do
+        uv.fs_symlink("/mnt/fcvm-btrfs/" .. part, data .. "/" .. part)
+      end
+      refused(73, "MiB free", { "--data-dir", data, "run", tools, "/bin/true" })
+    end)
   end)
 
   test("the sanity recipe passes", function()

@@ -115,6 +115,28 @@ describe("tasks", function()
       end)
     end)
 
+    it("ends what a branch started, but for what it returns", function()
+      task.main(function()
+        local log = {}
+        local function thing(name)
+          local self = setmetatable({}, { __adopt = function(self, scope) self.move(scope) end })
+          self.move = select(2, task.defer(function() log[#log + 1] = name end))
+          return self
+        end
+        task.scope(function()
+          local kept = task.parallel(2, function(i)
+            thing("dropped " .. i)
+            return thing("kept " .. i)
+          end)
+          assert.equal(2, #kept)
+          task.first(1, function() return thing "first" end)
+          table.sort(log)
+          assert.same({ "dropped 1", "dropped 2" }, log)
+        end)
+        assert.same({ "dropped 1", "dropped 2", "first", "kept 2", "kept 1" }, log)
+      end)
+    end)
+
     it("collects errors where asked to", function()
       task.main(function()
         local results = task.parallel({ "a", "b" }, function(item)

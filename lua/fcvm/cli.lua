@@ -105,6 +105,8 @@ local function dispatch(argv)
     return 0
   elseif command == "supervise" then
     return require("fcvm.supervisor").main()
+  elseif command == "serve-pages" then
+    return require("fcvm.serve").main()
   elseif command == "repl" then
     return require("fcvm.repl").main(rest_of(argv, i + 1))
   elseif command == "recipe" then

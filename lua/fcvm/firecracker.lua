@@ -20,6 +20,9 @@ M.__index = M
 M.__name = "fcvm.firecracker"
 
 local API_SECONDS = 10           -- from exec to an API that answers
+local PAUSE_SECONDS = 30
+local SNAPSHOT_SECONDS = 300     -- memory is written to a disk that may be slow
+local LOAD_SECONDS = 60
 local API_MAX = 320 << 10        -- a request's body, which must hold the plan
 local LINE_MAX, LINES_KEPT = 1024, 40
 local OVERHEAD = 192 << 20       -- what Firecracker and the page cache of its jail may need beside the guest's memory
@@ -61,15 +64,39 @@ function M.copy(from, to)
   return "copy"
 end
 
---- Makes the VM's directory: kernel, initramfs and image by link, a disk of its own. `uid` owns the disk.
+local function hand_over(path, uid, mode)
+  errors.check_uv("set mode", path, uv.fs_chmod(path, mode))
+  errors.check_uv("set owner", path, uv.fs_chown(path, uid, uid))
+end
+
+-- A disk of the VM's own in its root, as a clone of `from`.
+local function own_disk(from, root, uid)
+  M.copy(from, root .. "/disk.ext4")
+  hand_over(root .. "/disk.ext4", uid, 384)
+end
+
+--- Makes the directory of a VM that boots: kernel, initramfs and image by link, a disk of its own. `uid` owns the disk.
 function M.prepare(id, image_store, uid)
   local root = paths.ensure(M.root(id))
   give(paths.kernels() .. "/vmlinux", root .. "/vmlinux")
   give(paths.kernels() .. "/initramfs.cpio", root .. "/initramfs.cpio")
   give(image_store, root .. "/image.squashfs")
-  M.copy(paths.rootfs() .. "/rootfs.ext4", root .. "/disk.ext4")
-  errors.check_uv("set mode", root .. "/disk.ext4", uv.fs_chmod(root .. "/disk.ext4", 384))
-  errors.check_uv("set owner", root .. "/disk.ext4", uv.fs_chown(root .. "/disk.ext4", uid, uid))
+  own_disk(paths.rootfs() .. "/rootfs.ext4", root, uid)
+  return root
+end
+
+--- Makes the directory of a clone out of the snapshot's files in `from`; `memory` is "uffd" (then the socket there is linked
+-- too) or "file".
+function M.prepare_clone(id, from, memory, uid)
+  local root = paths.ensure(M.root(id))
+  give(from .. "/vmstate.bin", root .. "/vmstate.bin")
+  give(from .. "/image.squashfs", root .. "/image.squashfs")
+  if memory == "uffd" then
+    errors.check_uv("link", from .. "/uffd.sock", uv.fs_link(from .. "/uffd.sock", root .. "/uffd.sock"))
+  else
+    give(from .. "/memory.bin", root .. "/memory.bin")
+  end
+  own_disk(from .. "/disk.ext4", root, uid)
   return root
 end
 
@@ -112,6 +139,7 @@ local function follow(self, fd)
       local level = text:find "^%[?ERROR" and "error" or text:find "^%[?WARN" and "warn" or "debug"
       own[level](own, "%s", text)
     elseif line ~= "" then
+      self.guest_spoke = self.guest_spoke or line:find "^%[ *%d+%.%d+%]" ~= nil or line:find "^fc%-agent: " ~= nil
       console:debug("%s", line)
     end
     -- A panic's registers and stack are longer than what is kept.
@@ -130,16 +158,32 @@ local function follow(self, fd)
   task.defer(function() if not pipe:is_closing() then pipe:close() end end)
 end
 
---- Starts a jailed Firecracker in the current scope, which ends it. Options: id, uid, namespace, memory (MiB), cpus, log.
--- `self.ended` is {status=} or {signal=} once it has ended.
-function M.start(options)
-  local self = setmetatable({ id = options.id, log = options.log, root = M.root(options.id), lines = {} }, M)
+--- Raises where this host cannot run a VM for a reason that is quickly seen, before anything is made. What a VM needs to boot
+-- is looked for with `boot`.
+function M.require_host(boot)
+  if not uv.fs_stat "/dev/kvm" then
+    errors.raise { op = "start Firecracker", subject = "/dev/kvm", name = "ENOENT", status = errors.status.kvm,
+      message = "this host has no KVM", hint = "fcvm setup preflight says what is missing" }
+  end
   for _, name in ipairs { "firecracker", "jailer" } do
     if not uv.fs_access(paths.bin() .. "/" .. name, "X") then
       errors.raise { op = "start Firecracker", subject = paths.bin() .. "/" .. name, name = "ENOENT",
         message = "there is no such program", hint = "fcvm setup firecracker", status = errors.status.missing_part }
     end
   end
+  for path, part in pairs(not boot and {} or { [paths.kernels() .. "/vmlinux"] = "kernel",
+    [paths.kernels() .. "/initramfs.cpio"] = "kernel", [paths.rootfs() .. "/rootfs.ext4"] = "rootfs" }) do
+    if not uv.fs_stat(path) then
+      errors.raise { op = "start VM", subject = path, name = "ENOENT", message = "there is no such file",
+        hint = "fcvm setup " .. part, status = errors.status.missing_part }
+    end
+  end
+end
+
+--- Starts a jailed Firecracker in the current scope, which ends it. Options: id, uid, namespace, memory (MiB), cpus, log.
+-- `self.ended` is {status=} or {signal=} once it has ended.
+function M.start(options)
+  local self = setmetatable({ id = options.id, log = options.log, root = M.root(options.id), lines = {} }, M)
   local reader, writer = errors.check(core.proc.pipe())
   local child, err = core.proc.spawn { argv = jailer_argv(options), env = {}, fds = { [1] = writer, [2] = writer },
     session = true, contain = true }
@@ -204,6 +248,11 @@ function M:unexpected_end()
     return errors.new { op = "start Firecracker", subject = "/dev/kvm", name = "ENODEV", status = errors.status.kvm,
       message = words, hint = "fcvm setup preflight says what is wrong with it" }
   end
+  if self.booted and not self.guest_spoke then
+    return errors.new { op = "run Firecracker", subject = self.id, name = "EIO", status = errors.status.kvm,
+      message = ("it %s before the guest said a word: this KVM may not run guests"):format(how),
+      hint = "fcvm setup preflight boots one to see" }
+  end
   return errors.new { op = "run Firecracker", subject = self.id, name = "EIO", status = errors.status.guest,
     message = words and ("it %s: %s"):format(how, words) or "it " .. how }
 end
@@ -254,7 +303,36 @@ function M:boot(options)
   self:api("PUT", "/vsock", { guest_cid = 3, uds_path = "vsock.sock" })
   self:api("PUT", "/mmds/config", { version = "V2", network_interfaces = { "eth0" } })
   self:api("PUT", "/mmds", { plan = options.plan })
+  self.booted = true
   self:api("PUT", "/actions", { action_type = "InstanceStart" }, 30)
 end
+
+--- The version of this Firecracker: "1.12.1".
+function M:version()
+  local answer = json.decode(self:api("GET", "/version").body or "", "Firecracker's version")
+  return type(answer) == "table" and tostring(answer.firecracker_version) or "unknown"
+end
+
+--- Stops the guest's processors, and lets them go on.
+function M:pause() self:api("PATCH", "/vm", { state = "Paused" }, PAUSE_SECONDS) end
+function M:resume() self:api("PATCH", "/vm", { state = "Resumed" }, PAUSE_SECONDS) end
+
+--- Has the paused VM write snapshot/vmstate.bin and snapshot/memory.bin in its root. Where it fails, Firecracker may have
+-- left parts of them.
+function M:write_snapshot()
+  self:api("PUT", "/snapshot/create", { snapshot_type = "Full", snapshot_path = "snapshot/vmstate.bin",
+    mem_file_path = "snapshot/memory.bin" }, SNAPSHOT_SECONDS)
+end
+
+--- Loads vmstate.bin and goes on from there; memory as in prepare_clone.
+function M:load(memory)
+  self.booted, self.guest_spoke = true, true
+  self:api("PUT", "/snapshot/load", { snapshot_path = "vmstate.bin", resume_vm = true,
+    mem_backend = { backend_type = memory == "uffd" and "Uffd" or "File",
+      backend_path = memory == "uffd" and "uffd.sock" or "memory.bin" } }, LOAD_SECONDS)
+end
+
+--- Gives the guest another plan, which it finds at the metadata address.
+function M:set_plan(plan) self:api("PUT", "/mmds", { plan = plan }) end
 
 return M

@@ -189,15 +189,19 @@ function M.listen_ready(root)
   return self
 end
 
---- Waits for the agent's word at most `seconds`; raises its error where the guest's boot failed.
+--- Waits for the agent's word at most `seconds`; raises its error where the guest's boot failed. Returns the seconds from
+-- the guest kernel's start to that word, by the guest's clock, or nil where it does not say.
 function Ready:wait(seconds)
-  task.timeout(seconds, "the guest's agent", function()
+  return task.timeout(seconds, "the guest's agent", function()
     self.arrived:pop()
     local frame = self.session:receive()
     while frame.kind == types.HELLO do frame = self.session:receive() end
     if frame.kind ~= types.READY then
       error(broken(self.session.subject, "EPROTO", "its first word was " .. (names[frame.kind] or frame.kind)), 0)
     end
+    local word = json.decode(frame.payload, "the agent's word", JSON_MAX)
+    local ns = type(word) == "table" and math.tointeger(word.boot_ns)
+    return ns and ns > 0 and ns < 1e12 and ns / 1e9 or nil
   end)
 end
 

@@ -48,15 +48,19 @@ function M.probe(check, address)
 end
 
 --- Asks again and again in its task; calls `changed("healthy" or "unhealthy", why)` when the answer changes. A first
--- failure says nothing: a container may take its time; one that was healthy is unhealthy after three in a row.
-function M.watch(check, address, changed)
+-- failure says nothing: a container may take its time; one that was healthy is unhealthy after three in a row. What failed while
+-- `held()` (a guest that was paused) does not count.
+function M.watch(check, address, changed, held)
   local state, failures = "unknown", 0
   while true do
+    local before = held()
     local ok, why = M.probe(check, address)
-    failures = ok and 0 or failures + 1
-    local now = ok and "healthy" or (state == "healthy" and failures >= 3 and "unhealthy" or state)
-    if now ~= state or not ok then changed(now, why) end
-    state = now
+    if ok or not (before or held()) then
+      failures = ok and 0 or failures + 1
+      local now = ok and "healthy" or (state == "healthy" and failures >= 3 and "unhealthy" or state)
+      if now ~= state or not ok then changed(now, why) end
+      state = now
+    end
     task.sleep(state == "healthy" and math.max(1, check.interval) or check.interval)
   end
 end

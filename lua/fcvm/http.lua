@@ -28,7 +28,7 @@ function M.request(options)
   return (finish(request, err, options.url))
 end
 
---- Calls Firecracker's API on `socket`. `json` is the body's text or nil. Returns the status and the body; raises
+--- Calls Firecracker's API on `socket`. `json` is the body's text or nil. Returns {status=, headers=, body=}; raises
 -- Firecracker's own words.
 function M.firecracker(socket, method, path, json, timeout)
   local request, err = core.vmm.request(socket, method, path, json, timeout or 10)

@@ -23,7 +23,7 @@ local function write(self, level, format, ...)
   for line in text:gmatch("[^\n]+") do
     line = self.prefix .. label .. printable(line)
     if shared.terminal and colour[level] then line = colour[level] .. line .. "\27[0m" end
-    io.stderr:write(line, "\n")
+    (shared.file or io.stderr):write(line, "\n")
   end
   if shared.after then shared.after() end
 end
@@ -46,6 +46,14 @@ end
 
 --- Sets the least important level that is shown: "error", "warn", "info" or "debug".
 function M.set_level(name) shared.level = assert(levels[name], "error, warn, info or debug") end
+
+--- Has the lines go to the end of the file at `path` from now on.
+function M.to_file(path)
+  local file = io.open(path, "a")
+  if not file then return end
+  file:setvbuf "line"
+  shared.file, shared.terminal = file, false
+end
 
 --- For a progress bar: functions that clear it before a line and draw it again after.
 function M.around(before, after) shared.before, shared.after = before, after end

@@ -41,7 +41,7 @@ function M.run()
   return (os.getenv "XDG_RUNTIME_DIR" or "/tmp/fcvm-" .. uv.getuid()) .. "/fcvm"
 end
 
-for _, name in ipairs { "kernels", "rootfs", "images", "state", "snapshots", "bin" } do
+for _, name in ipairs { "kernels", "rootfs", "images", "state", "snapshots", "serves", "bin" } do
   --- The part of the data directory with this name.
   M[name] = function() return M.data() .. "/" .. name end
 end

@@ -5,6 +5,8 @@ local errors = require "fcvm.errors"
 local firecracker = require "fcvm.firecracker"
 local log = require "fcvm.log"
 local network = require "fcvm.network"
+local paths = require "fcvm.paths"
+local snapshot = require "fcvm.snapshot"
 local state = require "fcvm.state"
 
 local M = {}
@@ -21,10 +23,13 @@ function M.remove_tree(path)
   if not ok and name ~= "ENOENT" then errors.raise { op = "remove", subject = path, name = name, message = text } end
 end
 
---- Frees all that the VM of a record owns: its cgroup with what still runs in it, network, directory. The record stays.
+--- Frees all that the owner of a record owns: of a VM its cgroup with what still runs in it, network, directory and a
+-- snapshot that it did not finish; of a server its directory. The record stays.
 function M.release(record)
+  if record.serve_id then return M.remove_tree(paths.serves() .. "/" .. record.serve_id) end
   firecracker.remove_cgroup(record.vm_id)
   local ok, err = pcall(network.remove, record)
+  snapshot.abandon(record.vm_id)
   M.remove_tree(firecracker.directory(record.vm_id))
   if not ok then error(err, 0) end
 end
@@ -32,6 +37,7 @@ end
 --- Frees what dead supervisors left and says so. Returns the ids.
 function M.sweep()
   local swept, failed = state.sweep(M.release)
+  snapshot.sweep()
   for _, id in ipairs(swept) do log.tag("sweep"):info("removed what %s left", id) end
   for _, failure in ipairs(failed) do log.tag("sweep"):warn("%s: %s", failure.id, tostring(failure.error)) end
   return swept

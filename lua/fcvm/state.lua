@@ -18,25 +18,45 @@ local SLOTS = 16384
 
 local function file_of(id) return paths.state() .. "/" .. id .. ".json" end
 
---- Is `text` a VM's id? (Ids become paths and names of links, so nothing else may pass as one.)
-function M.is_id(text) return type(text) == "string" and text:match "^vm%-%x%x%x%x%x%x%x%x%x%x%x%x$" ~= nil end
+--- Is `text` the id of a VM or a server? (Ids become paths and names of links, so nothing else may pass as one.)
+function M.is_id(text)
+  local kind, digits = tostring(text):match "^(%l+)%-(%x+)$"
+  return (kind == "vm" or kind == "serve") and #digits == 12
+end
+
+--- The id of a record: a VM's vm_id, a server's serve_id.
+function M.id(record) return record.vm_id or record.serve_id end
 
 --- Is `text` fit to be a VM's name? As host names: letters, digits, '-', '_', '.', at most 63, a letter or digit first.
 function M.is_name(text)
   return type(text) == "string" and #text <= 63 and text:match "^[%w][%w_.-]*$" ~= nil
 end
 
-local required = { vm_id = "string", name = "string", pid = "integer", start_time = "integer", boot_id = "string",
-  process_type = "string", status = "string", health = "string", slot = "integer" }
+local required = { name = "string", pid = "integer", start_time = "integer", boot_id = "string",
+  process_type = "string", status = "string", health = "string" }
+local required_of = {
+  vm = { vm_id = "string", slot = "integer" },
+  clone = { vm_id = "string", slot = "integer", serve_pid = "integer", snapshot = "string" },
+  serve = { serve_id = "string", snapshot = "string" },
+}
+
+local function lacks(record, fields)
+  for key, kind in pairs(fields) do
+    if (math.type(record[key]) or type(record[key])) ~= kind then return ("its %s is no %s"):format(key, kind) end
+  end
+end
 
 local function validate(record, id)
   if type(record) ~= "table" then return "it holds no object" end
-  for key, kind in pairs(required) do
-    if (math.type(record[key]) or type(record[key])) ~= kind then return ("its %s is no %s"):format(key, kind) end
-  end
-  if record.vm_id ~= id then return "it names another VM" end
+  local problem = lacks(record, required)
+  if problem then return problem end
+  local more = required_of[record.process_type]
+  if not more then return "its process_type is unknown" end
+  problem = lacks(record, more)
+  if problem then return problem end
+  if M.id(record) ~= id then return "it names another" end
   if not M.is_name(record.name) then return "its name is none" end
-  if record.slot < 0 or record.slot >= SLOTS then return "its slot is out of range" end
+  if record.slot and (record.slot < 0 or record.slot >= SLOTS) then return "its slot is out of range" end
 end
 
 --- The record of `id`, or nil and why: an error ENOENT, or EPROTO where the file is no record.
@@ -76,9 +96,31 @@ function M.scan()
   return living, dead, corrupt
 end
 
---- The living record that `key` (a name, an id, or a PID as number or digits) means; raises ENOENT.
+--- The living VMs (and clones), by name.
+function M.vms()
+  local list = {}
+  for _, record in ipairs((M.scan())) do
+    if record.vm_id then list[#list + 1] = record end
+  end
+  return list
+end
+
+--- The living servers, oldest first; of one snapshot where its tag is given.
+function M.servers(tag)
+  local list = {}
+  for _, record in ipairs((M.scan())) do
+    if record.serve_id and (not tag or record.snapshot == tag) then list[#list + 1] = record end
+  end
+  table.sort(list, function(a, b)
+    if a.created_at ~= b.created_at then return a.created_at < b.created_at end
+    return a.pid < b.pid
+  end)
+  return list
+end
+
+--- The living VM's record that `key` (a name, an id, or a PID as number or digits) means; raises ENOENT.
 function M.find(key)
-  local living = M.scan()
+  local living = M.vms()
   local pid = math.tointeger(tonumber(key))
   for _, record in ipairs(living) do
     if record.name == key or record.vm_id == key or (pid and record.pid == pid) then return record end
@@ -115,7 +157,7 @@ end
 
 --- Writes the record whole. By its owner only.
 function M.write(record)
-  errors.check(core.disk.write(file_of(record.vm_id), json.encode(record), 384))
+  errors.check(core.disk.write(file_of(M.id(record)), json.encode(record), 384))
 end
 
 local function free_slot(living, is_free)
@@ -131,33 +173,57 @@ local function free_slot(living, is_free)
     status = errors.status.temporary }
 end
 
---- Claims a name and a network slot for this process and writes its first record, of `fields` (name may be nil: one is
--- made). `is_free(slot)` says whether a slot may be used on this host. Raises EEXIST where a living VM has the name.
-function M.claim(fields, is_free)
+local function check_name(record, living)
+  if not M.is_name(record.name) then
+    errors.raise { op = "name VM", subject = tostring(record.name), name = "EINVAL",
+      message = "a name has letters, digits, '-', '_' and '.', at most 63, and begins with a letter or digit" }
+  end
+  for _, other in ipairs(living) do
+    if other.name == record.name then
+      errors.raise { op = "name VM", subject = record.name, name = "EEXIST",
+        message = ("the VM of process %d has this name"):format(other.pid),
+        hint = ("fcvm stop %s, or choose another name"):format(other.name) }
+    end
+  end
+end
+
+-- `prepare(record, living, dead)` completes the record before it is written, `after(record)` comes when it is; both may raise.
+local function claim(kind, fields, prepare, after)
   local identity = errors.check(core.proc.identity())
   return M.locked(function()
     local living, dead = M.scan()
-    local id = "vm-" .. core.proc.random_hex(6)
-    local record = { vm_id = id, name = fields.name or id, pid = identity.pid, start_time = identity.start_time,
+    local id = kind .. "-" .. core.proc.random_hex(6)
+    local record = { [kind .. "_id"] = id, name = fields.name or id, pid = identity.pid, start_time = identity.start_time,
       boot_id = identity.boot_id, status = "starting", health = "unknown", created_at = os.time() }
     for key, value in pairs(fields) do record[key] = value end
-    if not M.is_name(record.name) then
-      errors.raise { op = "name VM", subject = tostring(record.name), name = "EINVAL",
-        message = "a name has letters, digits, '-', '_' and '.', at most 63, and begins with a letter or digit" }
-    end
-    for _, other in ipairs(living) do
-      if other.name == record.name then
-        errors.raise { op = "name VM", subject = record.name, name = "EEXIST",
-          message = ("the VM of process %d has this name"):format(other.pid),
-          hint = ("fcvm stop %s, or choose another name"):format(other.name) }
+    check_name(record, living)
+    if prepare then prepare(record, living, dead) end
+    M.write(record)
+    if after then
+      local ok, err = pcall(after, record)
+      if not ok then
+        M.remove(id)
+        error(err, 0)
       end
     end
-    for _, other in ipairs(dead) do living[#living + 1] = other end
-    record.slot = free_slot(living, is_free)
-    M.write(record)
     return record
   end)
 end
+
+--- Claims a name and a network slot for this process and writes its first record, of `fields` (name may be nil: one is
+-- made). `is_free(slot)` says whether a slot may be used on this host; `check(living)`, where it is given, may raise under the
+-- lock what speaks against the claim. Raises EEXIST where a living VM has the name.
+function M.claim(fields, is_free, check)
+  return claim("vm", fields, function(record, living, dead)
+    if check then check(living) end
+    local all = table.move(dead, 1, #dead, #living + 1, table.move(living, 1, #living, 1, {}))
+    record.slot = free_slot(all, is_free)
+  end)
+end
+
+--- Claims the record of a server (fields.snapshot is its snapshot's tag). `prepare(record)` runs under the lock, when the
+-- record is there: what it finds of the snapshot is not removed meanwhile, and what it makes has an owner.
+function M.claim_server(fields, prepare) return claim("serve", fields, nil, prepare) end
 
 --- Removes the record of `id`; that it is gone already is fine.
 function M.remove(id) uv.fs_unlink(file_of(id)) end
@@ -173,16 +239,16 @@ function M.sweep(release)
     for _, record in ipairs(dead_now) do
       local ok, err = pcall(release, record)
       if ok then
-        M.remove(record.vm_id)
-        swept[#swept + 1] = record.vm_id
+        M.remove(M.id(record))
+        swept[#swept + 1] = M.id(record)
       else
-        failed[#failed + 1] = { id = record.vm_id, error = err }
+        failed[#failed + 1] = { id = M.id(record), error = err }
       end
     end
     for _, broken in ipairs(corrupt_now) do
       local aside = paths.ensure(paths.state() .. "/corrupt") .. "/" .. broken.id .. ".json"
       uv.fs_rename(file_of(broken.id), aside)
-      local ok, err = pcall(release, { vm_id = broken.id })
+      local ok, err = pcall(release, { [broken.id:match "^%l+" .. "_id"] = broken.id })
       failed[#failed + 1] = { id = broken.id, error = ok and errors.new { op = "read state record", subject = broken.id,
         name = "EPROTO", message = broken.error.message .. "; set aside as " .. aside } or err }
     end

@@ -1,11 +1,13 @@
 -- SPDX-License-Identifier: Apache-2.0
 --- The process that supervises one VM, from its claim of a name to the last thing removed.
 --
--- It is started by fcvm.run (lua/fcvm/vm.lua) as `fcvm supervise` with these descriptors: 1 and 5 take the container's
--- stdout and stderr, 2 the log, 3 is a socket to its owner. Over the socket come one line of JSON, what to run, and
--- nothing more: its end means that the owner is gone, and the VM goes too (unless it is detached). Over it go lines of JSON:
--- {event = "state", record} at each change and {event = "end", status, error} at the end.
+-- It is started (lua/fcvm/vm.lua) as `fcvm supervise` with these descriptors: 1 and 5 take the container's stdout and
+-- stderr, 2 the log, 3 is a socket to its owner (lua/fcvm/owner.lua). A VM comes to be in one of two ways: it boots an image, or
+-- it is a clone of a snapshot (lua/fcvm/restore.lua). From then on both are the same. What other processes of fcvm ask of a VM
+-- (a snapshot, a pause) comes over its control socket.
 local uv = require "luv"
+local capture = require "fcvm.capture"
+local control = require "fcvm.control"
 local errors = require "fcvm.errors"
 local firecracker = require "fcvm.firecracker"
 local guest = require "fcvm.guest"
@@ -16,101 +18,86 @@ local log = require "fcvm.log"
 local logfile = require "fcvm.logfile"
 local machine = require "fcvm.machine"
 local network = require "fcvm.network"
+local owner = require "fcvm.owner"
+local paths = require "fcvm.paths"
 local resources = require "fcvm.resources"
+local restore = require "fcvm.restore"
 local state = require "fcvm.state"
 local stream = require "fcvm.stream"
 local task = require "fcvm.task"
 
 local M = {}
 
-local OWNER_FD, STDERR_FD = 3, 5
-local PLAN_MAX = 1 << 20
+local STDERR_FD = 5
 local BOOT_SECONDS = 120       -- from start to the agent's word; under emulation a boot takes ten
 local CONTAINER_SECONDS = 180  -- from the agent's word to a container that runs
 local SHUTDOWN_SECONDS = 15
 local STOP_GRACE = 10
 
-local Supervisor = {}
+local Supervisor = { __name = "fcvm.supervisor" }
 Supervisor.__index = Supervisor
 
-local function tell(self, message)
-  if self.owner and not self.owner:is_closing() then self.owner:write(json.encode(message) .. "\n") end
-end
+--- Changes fields of the record.
+function Supervisor:update(fields) self.owner:update(self.record, fields) end
 
-local function update(self, fields)
-  for key, value in pairs(fields) do self.record[key] = value end
-  state.write(self.record)
-  tell(self, { event = "state", record = self.record })
-end
-
--- Notes how long after the start a stage was reached; the record carries these to `inspect`, the demo and the bench.
-local function mark(self, stage)
+--- Notes how long after the start a stage was reached; the record carries these to `inspect`, the demo and the bench.
+function Supervisor:mark(stage)
   self.stages[stage] = math.floor((task.now() - self.began) * 1e4 + 0.5) / 1e4
   self.record.stages = self.stages
 end
 
-local function read_plan(self)
-  self.owner = uv.new_pipe(false)
-  errors.check_uv("open", "descriptor 3", self.owner:open(OWNER_FD))
-  local text, size = {}, 0
-  local line = task.timeout(10, "what to run", function()
-    return task.await(function(resume)
-      self.owner:read_start(function(_, chunk)
-        if chunk and not self.planned then
-          size = size + #chunk
-          text[#text + 1] = chunk
-          if chunk:find("\n", 1, true) or size > PLAN_MAX then
-            self.planned = true
-            resume(table.concat(text))
-          end
-        elseif not chunk then
-          resume(nil)
-          if self.on_owner_gone then self.on_owner_gone() end
-        end
-      end)
-    end)
-  end)
-  if not line then errors.raise { op = "supervise", message = "its owner ended before it said what to run" } end
-  return errors.check(json.decode(line, "what to run", PLAN_MAX))
-end
-
--- Claims the name and the slot. Whatever the claim leads to is removed by `release`, last of all.
-local function claim(self)
+--- Claims the name and the slot, and makes the network. Whatever the claim leads to is removed by `release`, last of all.
+-- `fields` of the record come from how the VM comes to be. Returns the network as network.create does.
+function Supervisor:claim(fields, check)
   local options = self.options
-  self.record = state.claim({ name = options.name, process_type = "vm", image = options.image, labels = options.labels,
-    health_check = self.check and self.check.text, memory_mib = self.memory, cpus = self.cpus }, network.free_slots())
+  fields.name, fields.labels, fields.health_check = options.name, options.labels, self.check and self.check.text
+  self.record = state.claim(fields, network.free_slots(), check)
   task.defer(function()
     local ok, err = pcall(resources.release, self.record)
     if ok then state.remove(self.record.vm_id) else self.log:warn("%s", tostring(err)) end
   end)
-  self.log = log.tag(self.record.name)
-  tell(self, { event = "state", record = self.record })
+  local directory = paths.ensure(firecracker.directory(self.record.vm_id))
+  if options.detach then log.to_file(directory .. "/fcvm.log") end
+  self.log, self.owner.subject = log.tag(self.record.name), self.record.name
+  self.owner:tell { event = "state", record = self.record }
+end
+
+--- Makes the claimed VM's network; returns what network.create does.
+function Supervisor:make_network()
+  local place = network.create(self.record)
+  self.record.address = place.address
+  self:mark "network"
+  return place
+end
+
+--- Starts Firecracker in the VM's directory, which is filled already.
+function Supervisor:start_firecracker(place)
+  self.vmm = firecracker.start { id = self.record.vm_id, uid = place.uid, namespace = place.namespace,
+    memory = self.record.memory_mib, cpus = self.record.cpus, log = self.log }
+  self.vmm:wait_api()
+  self:mark "spawn"
+end
+
+--- From now on Firecracker's end is the VM's.
+function Supervisor:watch_firecracker()
+  self.watcher = task.spawn(function()
+    self.vmm:wait()
+    if not self.leaving then
+      task.sleep(0.05) -- its last words may still be in the pipe
+      self.root:cancel(self.vmm:unexpected_end())
+    end
+  end)
 end
 
 local function open_image(self)
   local found = image.open { reference = self.options.image, arch = machine.arch().oci, pull = self.options.pull,
     log = self.log:tag "image" }
   self.record.image_digest = found.digest
-  mark(self, "image")
+  self:mark "image"
   return found
 end
 
-local function make_network(self)
-  local made = network.create(self.record)
-  self.record.address = made.address
-  mark(self, "network")
-  return made
-end
-
-local function start_firecracker(self, store, place)
-  firecracker.prepare(self.record.vm_id, store, place.uid)
-  mark(self, "disk")
-  self.vmm = firecracker.start { id = self.record.vm_id, uid = place.uid, namespace = place.namespace,
-    memory = self.memory, cpus = self.cpus, log = self.log }
-  self.vmm:wait_api()
-  mark(self, "spawn")
-end
-
+--- What the agent is to do, as docs/agent.md has it.
 local function plan_of(self, found)
   local options = self.options
   return { version = 1, name = self.record.name, hostname = (self.record.name:gsub("[_.]", "-")),
@@ -119,71 +106,104 @@ local function plan_of(self, found)
     time_ns = os.time() * 1000000000, stop_grace = STOP_GRACE }
 end
 
--- Boots the guest; returns a session that is attached to the container.
-local function boot(self, found)
-  local plan = plan_of(self, found)
+-- Boots an image in a new VM; returns a session that is attached to the container, which is still to start.
+local function boot(self)
+  local memory, cpus = machine.shape(self.options.mem, self.options.cpu)
+  self:claim { process_type = "vm", image = self.options.image, memory_mib = memory, cpus = cpus }
+  local opening = task.spawn(open_image, self)
+  local place = self:make_network()
+  local found = opening:join()
+  firecracker.prepare(self.record.vm_id, found.store, place.uid)
+  self:mark "disk"
+  self:start_firecracker(place)
+  self.plan = plan_of(self, found)
   local ready <close> = guest.listen_ready(self.vmm.root)
-  uv.fs_chown(ready.path, network.of_slot(self.record.slot).uid, network.of_slot(self.record.slot).uid)
-  self.vmm:boot { memory = self.memory, cpus = self.cpus, plan = plan, hostname = plan.hostname }
-  mark(self, "boot")
-  self.watcher = task.spawn(function()
-    self.vmm:wait()
-    if not self.leaving then
-      task.sleep(0.05) -- its last words may still be in the pipe
-      self.root:cancel(self.vmm:unexpected_end())
-    end
-  end)
-  ready:wait(BOOT_SECONDS)
-  mark(self, "agent")
-  return guest.attach(self.vmm.root)
-end
-
-local function watch_health(self)
-  if not self.check then
-    update(self, { health = "healthy", healthy_at = os.time() })
-    mark(self, "healthy")
-    return update(self, {})
-  end
-  local tagged = self.log:tag "health"
-  self.health_task = task.spawn(function()
-    health.watch(self.check, self.record.address, function(status, why)
-      if status == "healthy" and not self.stages.healthy then mark(self, "healthy") end
-      if status ~= self.record.health then
-        tagged:info("%s%s", status, why and ": " .. why or "")
-        update(self, { health = status, health_failure = why, healthy_at = status == "healthy" and os.time() or nil })
-      elseif why ~= self.record.health_failure then
-        update(self, { health_failure = why })
-      end
-    end)
-  end)
-end
-
-local function on_event(self, event)
-  if event.event == "container-started" then
-    mark(self, "container")
-    update(self, { status = "running", started_at = os.time() })
-    self.started_timer:cancel()
-    watch_health(self)
-  elseif event.event == "stage" then
-    self.log:tag("agent"):debug("%s", tostring(event.name))
-  end
-end
-
--- Passes output on and follows events until the container has ended. Returns its exit status.
-local function follow(self, session)
-  local out, bad = stream.sink(1), stream.sink(STDERR_FD)
+  uv.fs_chown(ready.path, place.uid, place.uid)
+  self.vmm:boot { memory = memory, cpus = cpus, plan = self.plan, hostname = self.plan.hostname }
+  self:mark "boot"
+  self:watch_firecracker()
+  self.record.guest_ready = ready:wait(BOOT_SECONDS)
+  self:mark "agent"
   self.started_timer = task.spawn(function()
     task.sleep(CONTAINER_SECONDS)
     self.root:cancel(errors.new { op = "start container", subject = self.options.image, name = "ETIMEDOUT",
       status = errors.status.guest, message = ("it did not run within %d s"):format(CONTAINER_SECONDS) })
   end)
+  return guest.attach(self.vmm.root)
+end
+
+local function watch_health(self)
+  if not self.check then
+    self:mark "healthy"
+    return self:update { health = "healthy", healthy_at = os.time() }
+  end
+  local tagged = self.log:tag "health"
+  self.health_task = task.spawn(health.watch, self.check, self.record.address, function(status, why)
+    -- A guest that is paused cannot answer, and that says nothing about it.
+    if self.held then return end
+    if status == "healthy" and not self.stages.healthy then self:mark "healthy" end
+    if status ~= self.record.health then
+      tagged:info("%s%s", status, why and ": " .. why or "")
+      self:update { health = status, health_failure = why, healthy_at = status == "healthy" and os.time() or nil }
+    elseif why ~= self.record.health_failure then
+      self:update { health_failure = why }
+    end
+  end, function() return self.held ~= nil end)
+end
+
+--- The container runs.
+function Supervisor:running()
+  if self.record.status ~= "starting" then return end
+  self:mark "container"
+  self:update { status = "running", started_at = os.time() }
+  if self.started_timer then self.started_timer:cancel() end
+  watch_health(self)
+end
+
+local function on_event(self, event)
+  if event.event == "container-started" then
+    self:running()
+  elseif event.event == "attached" then
+    self.offset = math.tointeger(event.from) or self.offset
+  elseif event.event == "stage" then
+    self.log:tag("agent"):debug("%s", tostring(event.name))
+  end
+end
+
+--- Lets go of the guest's session, so that nothing is under way on vsock; `take_up` goes on where it was. What the container
+-- writes meanwhile waits in the guest.
+function Supervisor:let_go()
+  self.held = stream.queue()
+  self.session:close()
+end
+
+function Supervisor:take_up()
+  local held = self.held
+  self.session = guest.attach(self.vmm.root, { from = self.offset })
+  self.held = nil
+  held:push(true)
+end
+
+local function next_message(self)
   while true do
-    local message = session:next()
+    local ok, message = pcall(self.session.next, self.session)
+    if ok then return message end
+    if not self.held or message.name ~= "EPIPE" then error(message, 0) end
+    self.held:pop()
+  end
+end
+
+-- Passes output on and follows events until the container has ended. Returns its last event.
+local function follow(self)
+  local out, bad = stream.sink(1), stream.sink(STDERR_FD)
+  while true do
+    local message = next_message(self)
     if message.stream then
+      self.offset = self.offset + #message.data
       self.logfile:append(message.stream, message.data);
       (message.stream == 2 and bad or out):write(message.data)
     elseif message.event == "container-exited" then
-      self.started_timer:cancel()
+      if self.started_timer then self.started_timer:cancel() end
       out:close()
       bad:close()
       return message
@@ -194,8 +214,8 @@ local function follow(self, session)
 end
 
 -- A session that ends by itself is seldom the cause: where Firecracker ended too, its end tells more.
-local function follow_to_end(self, session)
-  local ok, result = pcall(follow, self, session)
+local function follow_to_end(self)
+  local ok, result = pcall(follow, self)
   if ok then return result end
   if type(result) == "table" and result.name == "EPIPE" then
     -- The watcher cancels us with Firecracker's own end, which is what is raised then.
@@ -217,7 +237,7 @@ end
 local function shut_down(self)
   self.leaving = true
   if self.health_task then self.health_task:cancel() end
-  update(self, { status = "stopping" })
+  self:update { status = "stopping" }
   local ok, err = pcall(task.timeout, SHUTDOWN_SECONDS, "the guest to power off", function()
     guest.shutdown(self.vmm.root)
     self.watcher:wait()
@@ -232,12 +252,12 @@ end
 local function on_signal(self, number, count)
   local forced = errors.new { op = "stop", name = "EINTR", message = "ended by a signal", signal = number,
     status = 128 + number }
-  if count > 1 or number == 3 or not self.vmm or self.record.status ~= "running" then
+  if count > 1 or number == 3 or not self.vmm or self.held or self.record.status ~= "running" then
     self.leaving = true
     return self.root:cancel(forced)
   end
   self.log:info "stopping (again to force)"
-  update(self, { status = "stopping" })
+  self:update { status = "stopping" }
   task.spawn(function()
     local ok, err = pcall(guest.stop, self.vmm.root, STOP_GRACE)
     if not ok then
@@ -247,66 +267,68 @@ local function on_signal(self, number, count)
   end)
 end
 
+-- What other processes may ask of the VM.
+local handlers = {
+  snapshot = function(self, arguments, peer) return capture.create(self, arguments, peer) end,
+  pause = function(self)
+    if self.held or self.record.status ~= "running" then
+      errors.raise { op = "pause", subject = self.record.name, name = "EBUSY",
+        message = self.held and "a snapshot or pause is under way" or "it is not running" }
+    end
+    self.held = stream.queue()
+    self.vmm:pause()
+    self:update { status = "paused" }
+  end,
+  resume = function(self)
+    if self.record.status ~= "paused" then
+      errors.raise { op = "resume", subject = self.record.name, name = "EINVAL", message = "it is not paused" }
+    end
+    self.vmm:resume()
+    local held = self.held
+    self.held = nil
+    held:push(true)
+    self:update { status = "running" }
+  end,
+}
+
+local function serve_requests(self)
+  local bound = {}
+  for op, handler in pairs(handlers) do
+    bound[op] = function(arguments, peer) return handler(self, arguments, peer) end
+  end
+  control.serve(firecracker.directory(self.record.vm_id), bound)
+end
+
 local function supervise(self)
-  self.options = read_plan(self)
+  self.options = self.owner:read()
   self.root = task.current()
-  self.memory, self.cpus = machine.shape(self.options.mem, self.options.cpu)
   self.check = health.read(self.options.health)
+  if not self.options.clone then machine.shape(self.options.mem, self.options.cpu) end
+  firecracker.require_host(not self.options.clone)
   resources.sweep()
-  claim(self)
-  self.on_owner_gone = function()
+  self.owner.on_gone = function()
     if self.options.detach then return end
     self.leaving = true
     self.root:cancel(errors.new { op = "supervise", subject = self.record.name, name = "EOWNERDEAD",
       message = "its owner is gone" })
   end
-  for number, name in pairs { [2] = "sigint", [15] = "sigterm", [3] = "sigquit" } do
-    local handle = uv.new_signal()
-    handle:start(name, function()
-      self.signals = (self.signals or 0) + 1
-      on_signal(self, number, self.signals)
-    end)
-    handle:unref()
-  end
-  local opening = task.spawn(open_image, self)
-  local place = make_network(self)
-  local found = opening:join()
-  start_firecracker(self, found.store, place)
+  self.owner:on_signal(function(number, count) on_signal(self, number, count) end)
+  self.session = self.options.clone and restore.start(self) or boot(self)
   self.logfile = logfile.create(firecracker.directory(self.record.vm_id))
-  local session = boot(self, found)
-  local status = exit_status(self, follow_to_end(self, session))
-  session:close()
+  serve_requests(self)
+  if self.options.clone then self:running() end
+  local status = exit_status(self, follow_to_end(self))
+  self.session:close()
   shut_down(self)
   return status
 end
 
 --- Runs the supervisor; returns the process's exit status.
 function M.main()
-  local self = setmetatable({ began = task.now(), stages = {}, log = log, record = {} }, Supervisor)
-  local ok, result = pcall(task.main, function()
-    local out = table.pack(pcall(task.scope, supervise, self))
-    -- What was made is gone now, by the scope's end; only then does the owner hear of the end.
-    local failure = not out[1] and errors.wrap(out[2], "run", self.record.name) or nil
-    local status = failure and errors.exit_status(out[2]) or out[2]
-    if self.owner then
-      local message = { event = "end", status = status, error = failure and { op = failure.op, subject = failure.subject,
-        errno = failure.errno, name = failure.name, message = failure.message, hint = failure.hint, status = status,
-        signal = failure.signal } }
-      if self.owner:is_closing() or (self.options and self.options.detach) then
-        if failure then log.error("%s", tostring(failure)) end
-      end
-      pcall(task.timeout, 2, "the owner", task.await, function(resume)
-        self.owner:write(json.encode(message) .. "\n", resume)
-      end)
-      self.owner:close()
-    end
-    return status
+  return owner.run("run", function(to)
+    return supervise(setmetatable({ owner = to, began = task.now(), stages = {}, log = log, record = {}, offset = 0 },
+      Supervisor))
   end)
-  if not ok then
-    log.error("%s", tostring(result))
-    return errors.exit_status(result)
-  end
-  return result
 end
 
 return M

@@ -114,7 +114,8 @@ function M.scope(fn, ...)
   return table.unpack(out, 2, out.n)
 end
 
---- Has `fn` called at the end of the innermost scope. Returns a function that runs it now instead (once).
+--- Has `fn` called at the end of the innermost scope. Returns a function that runs it now instead (once), and one that moves
+-- it to another scope.
 function M.defer(fn)
   local scope = current.scopes[#current.scopes]
   local entry
@@ -125,11 +126,26 @@ function M.defer(fn)
     return fn()
   end
   scope[#scope + 1] = entry
-  return function()
+  local function leave()
     for i = #scope, 1, -1 do
       if scope[i] == entry then table.remove(scope, i) end
     end
+  end
+  return function()
+    leave()
     return entry()
+  end, function(other)
+    leave()
+    scope = other
+    scope[#scope + 1] = entry
+  end
+end
+
+-- What a branch gives back outlives it: values whose metatable has __adopt are moved to the scope around.
+local function adopt(scope, values)
+  for i = 1, values.n do
+    local meta = getmetatable(values[i])
+    if type(meta) == "table" and meta.__adopt then meta.__adopt(values[i], scope) end
   end
 end
 
@@ -222,19 +238,42 @@ function M.readable(fd, timeout, what)
   return wait()
 end
 
+--- Waits until the descriptor `fd` (borrowed) can be read, but at most `seconds`. Returns whether it can.
+function M.readable_within(fd, seconds)
+  local poll, timer = errors.check_uv("poll", nil, uv.new_poll(fd)), uv.new_timer()
+  local function close()
+    poll:close()
+    timer:close()
+  end
+  return M.await(function(resume)
+    poll:start("r", function()
+      close()
+      resume(true)
+    end)
+    timer:start(math.ceil(seconds * 1000), 0, function()
+      close()
+      resume(false)
+    end)
+    return close
+  end)
+end
+
 --- Runs `fn(i)` for 1..n, or `fn(item, i)` for a list, as tasks at once (at most `limit` at a time). Results in order.
 -- `on_error = "cancel"` (the default) cancels the others at the first error and raises it; "collect" gives
--- {ok=, value=, error=} for each.
+-- {ok=, value=, error=} for each. What a branch started ends with it; a VM or server that it returns belongs to the caller's
+-- scope from then on.
 function M.parallel(what, fn, options)
   options = errors.options("parallel", options or {}, { limit = "integer", on_error = "string" })
   local items = type(what) == "table" and what or nil
   local n = items and #items or what
   local collect = options.on_error == "collect"
+  local around = current.scopes[#current.scopes]
   return M.scope(function()
     local results, running, next_index, failure, wake = {}, 0, 1, nil, nil
     local function branch(i)
       local out
       if items then out = table.pack(pcall(fn, items[i], i)) else out = table.pack(pcall(fn, i)) end
+      if out[1] then adopt(around, out) end
       if collect then
         results[i] = out[1] and { ok = true, value = out[2] } or { ok = false, error = out[2] }
       elseif out[1] then
@@ -265,6 +304,7 @@ end
 function M.first(what, fn)
   local items = type(what) == "table" and what or nil
   local n = items and #items or what
+  local around = current.scopes[#current.scopes]
   return M.scope(function()
     local winner, failure, left, wake = nil, nil, n, nil
     for i = 1, n do
@@ -272,7 +312,12 @@ function M.first(what, fn)
         local out
         if items then out = table.pack(pcall(fn, items[i], i)) else out = table.pack(pcall(fn, i)) end
         left = left - 1
-        if out[1] and not winner then winner = out elseif not out[1] then failure = out[2] end
+        if out[1] and not winner then
+          winner = out
+          adopt(around, out)
+        elseif not out[1] then
+          failure = out[2]
+        end
         if wake then wake() end
       end)
       if winner then break end

@@ -4,7 +4,8 @@ local process = require "fcvm.process"
 local task = require "fcvm.task"
 local uv = require "luv"
 
-local M = { binary = os.getenv "FCVM_BIN" or "fcvm", images = (os.getenv "FCVM_TOP" or uv.cwd()) .. "/build/images" }
+local M = { binary = os.getenv "FCVM_BIN" or "fcvm", top = os.getenv "FCVM_TOP" or uv.cwd() }
+M.images = M.top .. "/build/images"
 
 --- Runs `fcvm ARGUMENTS…` to its end; options as of process.run. Returns {status=, signal=, stdout=, stderr=}.
 function M.run(options)

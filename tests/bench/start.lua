@@ -24,18 +24,18 @@ end
 local function with_fcvm()
   local vm = fcvm.run { image = args.image, cpu = 1, mem = "512M", health = { port = 80, interval = 0.05 } }
   vm:wait "healthy"
-  local stages, supervisor = vm:state().stages, vm:stats().supervisor
+  local record, supervisor = vm:state(), vm:stats().supervisor
   vm:stop()
-  return stages, supervisor
+  return record, supervisor
 end
 
-local bare, ours, pss, stages = {}, {}, {}, nil
+local bare, ours, pss, ready, stages = {}, {}, {}, {}, nil
 local bar = fcvm.progress("bench", 2 * args.rounds)
 for round = 1, args.rounds do
   bare[round] = tonumber((fcvm.process.run { args.bare, fcvm.paths.data(), image.store, plan, "80", timeout = 300 }).stdout)
   bar:step()
-  local memory
-  stages, memory = with_fcvm()
+  local record, memory = with_fcvm()
+  stages, ready[round] = record.stages, record.guest_ready
   ours[round], pss[round] = stages.healthy, memory.pss
   bar:step()
 end
@@ -43,7 +43,8 @@ bar:done()
 
 local rows = { { what = "bare commands, s", median = median(bare) }, { what = "fcvm, s", median = median(ours) },
   { what = "ratio (at most 1.15)", median = median(ours) / median(bare) },
-  { what = "supervisor PSS, MiB (below 8)", median = median(pss) / (1 << 20) } }
+  { what = "supervisor PSS, MiB (below 8)", median = median(pss) / (1 << 20) },
+  { what = "guest kernel to agent ready, s", median = median(ready) } }
 local names = {}
 for name in pairs(stages) do names[#names + 1] = name end
 table.sort(names, function(a, b) return stages[a] < stages[b] end)
