@@ -126,10 +126,12 @@ static int open_server(void **state) {
 	                            .run_dir = path_run,
 	                            .exits_dir = path_exits,
 	                            .bundles_dir = path_bundles,
+	                            .etc_dir = dir,
 	                            .env = env,
 	                            .spawn = fc_spawn,
 	                            .orphan_seconds = 600,
-	                            .failed_seconds = 600};
+	                            .failed_seconds = 600,
+	                            .quiet_seconds = 30};
 	static const char *const leftovers[] = {"run/container.id", "run/container.pid", "run/conmon.pid",
 	                                        "exits/0123abc"};
 	for (size_t i = 0; i < 4; i++) {
