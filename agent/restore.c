@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -272,18 +273,18 @@ static int become(struct fc_server *server, struct wanted *wanted, struct fc_err
 static int answer_restored(struct fc_session *session, struct fc_error *error) {
 	struct fc_server *server = session->server;
 	struct fc_text text = {0};
-	char hostname[HOST_NAME_MAX + 1];
+	struct utsname names;
 	char path[PATH_MAX];
 	_cleanup_free_ char *id = NULL;
 	size_t size;
 	snprintf(path, sizeof path, "%s/machine-id", server->config->etc_dir);
 	int r = fc_io_read_file(path, MACHINE_ID_MAX, &id, &size, error);
-	if (r == 0 && gethostname(hostname, sizeof hostname) < 0)
+	if (r == 0 && uname(&names) < 0)
 		r = fc_error_set(error, errno, "get host name", NULL, NULL, NULL);
 	if (r < 0)
 		return r;
 	fc_text_putf(&text, "{\"generation\":\"%s\",\"hostname\":", server->generation);
-	fc_text_put_json(&text, hostname, strlen(hostname));
+	fc_text_put_json(&text, names.nodename, strlen(names.nodename));
 	fc_text_puts(&text, ",\"machine_id\":");
 	fc_text_put_json(&text, id, strcspn(id, "\n"));
 	fc_text_putf(&text, ",\"output\":%llu,\"time_ns\":%lld,\"boot_ns\":%llu}",
