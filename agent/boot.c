@@ -19,6 +19,7 @@
 #include "base/cleanup.h"
 #include "base/io.h"
 #include "clock.h"
+#include "identity.h"
 #include "text.h"
 
 enum { ORDER_MAX = 65536, DEVICE_POLL_MS = 2, KILL_MS = 500 };
@@ -213,56 +214,31 @@ void fc_boot_read_ahead(void) {
 
 /* ---- images */
 
-static const char storage_conf[] = "[storage]\n"
-                                   "driver = \"overlay\"\n"
-                                   "runroot = \"/run/containers/storage\"\n"
-                                   "graphroot = \"/var/lib/containers/storage\"\n"
-                                   "[storage.options]\n"
-                                   "additionalimagestores = [\"/run/fcvm/images\"]\n";
-
-/* No journal is there to write events to, and no cgroup manager to ask. */
-static const char containers_conf[] = "[engine]\n"
-                                      "events_logger = \"none\"\n"
-                                      "cgroup_manager = \"cgroupfs\"\n"
-                                      "runtime = \"crun\"\n";
-
-static int write_new(const char *path, const char *text, size_t size, struct fc_error *error) {
-	/* What stands there may be a link to somewhere else, as systemd's resolv.conf is. */
-	unlink(path);
-	_cleanup_close_ int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0644);
-	if (fd < 0)
-		return fc_error_set(error, errno, "create", path, NULL, NULL);
-	int r = fc_io_write_full(fd, text, size);
-	return r < 0 ? fc_error_set(error, -r, "write", path, NULL, NULL) : 0;
-}
-
 int fc_boot_mount_images(const struct fc_plan *plan, struct fc_error *error) {
 	static const char target[] = "/run/fcvm/images";
 	mkdir("/run/fcvm", 0755);
 	mkdir(target, 0755);
 	if (mount(plan->store, target, "squashfs", MS_RDONLY | MS_NODEV, NULL) < 0)
 		return fc_error_set(error, errno, "mount images", plan->store, NULL, NULL);
-	int r = write_new("/run/fcvm/storage.conf", storage_conf, sizeof storage_conf - 1, error);
-	if (r == 0)
-		r = write_new("/run/fcvm/containers.conf", containers_conf, sizeof containers_conf - 1, error);
-	return r;
+	return 0;
 }
 
 /* ---- identity */
 
 static int write_text(const char *path, struct fc_text *text, struct fc_error *error) {
 	int r = text->failed ? fc_error_set(error, ENOMEM, "write", path, NULL, NULL)
-	                     : write_new(path, text->data, text->size, error);
+	                     : fc_identity_create(path, text->data, text->size, error);
 	fc_text_clear(text);
 	return r;
 }
 
 static int write_names(const struct fc_plan *plan, const char *address, struct fc_error *error) {
 	struct fc_text text = {0};
-	if (sethostname(plan->hostname, strlen(plan->hostname)) < 0)
-		return fc_error_set(error, errno, "set host name", plan->hostname, NULL, NULL);
+	int r = fc_identity_set_hostname(plan->hostname, error);
 	fc_text_putf(&text, "%s\n", plan->hostname);
-	int r = write_text("/etc/hostname", &text, error);
+	if (r == 0)
+		r = write_text("/etc/hostname", &text, error);
+	fc_text_clear(&text);
 	if (r < 0)
 		return r;
 	fc_text_puts(&text, "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
@@ -272,18 +248,11 @@ static int write_names(const struct fc_plan *plan, const char *address, struct f
 
 static int write_machine_id(const struct fc_plan *plan, struct fc_error *error) {
 	struct fc_text text = {0};
-	unsigned char bytes[16];
-	if (plan->machine_id[0]) {
-		fc_text_puts(&text, plan->machine_id);
-	} else {
-		/* /dev/urandom does not wait for the pool, which has little in it this early. */
-		_cleanup_close_ int fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
-		if (fd < 0 || fc_io_read_full(fd, bytes, sizeof bytes) != (ssize_t)sizeof bytes)
-			return fc_error_set(error, EIO, "read", "/dev/urandom", NULL, NULL);
-		for (size_t i = 0; i < sizeof bytes; i++)
-			fc_text_putf(&text, "%02x", bytes[i]);
-	}
-	fc_text_puts(&text, "\n");
+	char id[33];
+	int r = plan->machine_id[0] ? 0 : fc_identity_random(id, error);
+	if (r < 0)
+		return r;
+	fc_text_putf(&text, "%s\n", plan->machine_id[0] ? plan->machine_id : id);
 	return write_text("/etc/machine-id", &text, error);
 }
 
@@ -295,19 +264,23 @@ static int write_resolvers(const struct fc_plan *plan, struct fc_error *error) {
 	return write_text("/etc/resolv.conf", &text, error);
 }
 
-int fc_boot_identify(const struct fc_plan *plan, const char *address, struct fc_error *error) {
-	if (plan->time_ns > 0) {
-		struct timespec now = {.tv_sec = plan->time_ns / 1000000000,
-		                       .tv_nsec = (long)(plan->time_ns % 1000000000)};
-		if (clock_settime(CLOCK_REALTIME, &now) < 0)
-			return fc_error_set(error, errno, "set clock", NULL, NULL, NULL);
-	}
-	int r = write_names(plan, address, error);
+/* The first generation, for who compares later ones with it. */
+static int write_generation(const struct fc_plan *plan, char generation[33], struct fc_error *error) {
+	mkdir("/run/fcvm", 0755);
+	int r = fc_identity_random(generation, error);
+	struct fc_published published = {.generation = generation, .name = plan->name};
+	return r < 0 ? r : fc_identity_publish("/run/fcvm/identity", &published, error);
+}
+
+int fc_boot_identify(const struct fc_plan *plan, const char *address, char generation[33], struct fc_error *error) {
+	int r = plan->time_ns > 0 ? fc_identity_set_clock(plan->time_ns, error) : 0;
+	if (r == 0)
+		r = write_names(plan, address, error);
 	if (r == 0)
 		r = write_machine_id(plan, error);
 	if (r == 0)
 		r = write_resolvers(plan, error);
-	return r;
+	return r < 0 ? r : write_generation(plan, generation, error);
 }
 
 /* ---- the end */

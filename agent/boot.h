@@ -33,11 +33,17 @@ int fc_boot_mount_late(struct fc_error *error);
  */
 void fc_boot_read_ahead(void);
 
-/* Mounts the image store (squashfs, read-only) at /run/fcvm/images and writes Podman's configuration. */
+/*
+ * Mounts the image store (squashfs, read-only) at /run/fcvm/images, where the root file system's own
+ * /etc/containers/storage.conf looks for it.
+ */
 int fc_boot_mount_images(const struct fc_plan *plan, struct fc_error *error);
 
-/* Host name, /etc/hostname, /etc/hosts, /etc/machine-id, /etc/resolv.conf, wall clock. `address` is the guest's own. */
-int fc_boot_identify(const struct fc_plan *plan, const char *address, struct fc_error *error);
+/*
+ * Wall clock, host name, /etc/hostname, /etc/hosts, /etc/machine-id, /etc/resolv.conf, and the first generation
+ * (32 hexadecimal digits, at random) below /run/fcvm/identity. `address` is the guest's own.
+ */
+int fc_boot_identify(const struct fc_plan *plan, const char *address, char ret_generation[33], struct fc_error *error);
 
 /* Ends every process, unmounts what can be, and resets the machine, by which Firecracker ends. Does not return. */
 void fc_boot_power_off(void) __attribute__((noreturn));

@@ -20,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/inotify.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -29,7 +30,7 @@
 #include "base/io.h"
 #include "server.h"
 
-enum { TURN_MAX = 256 * 1024, SMALL_FILE = 4096, ARGUMENTS = 24 };
+enum { TURN_MAX = 256 * 1024, SMALL_FILE = 4096, ARGUMENTS = 28 };
 enum { STATUS_PODMAN_FAILED = 125, STATUS_LOST = 255 };
 
 const char *fc_container_state_name(enum fc_container_state state) {
@@ -71,6 +72,8 @@ static bool flush_start_text(struct fc_server *server) {
 /* How much may be read from a stream now, and where it goes. */
 static size_t room_for(struct fc_server *server, int i) {
 	struct fc_container *container = &server->container;
+	if (server->quiet != FC_QUIET_NO)
+		return 0;
 	if (i == 1 && container->state == FC_CONTAINER_STARTING)
 		return container->start_text.size < FC_START_TEXT_MAX ? FC_START_TEXT_MAX - container->start_text.size
 		                                                      : 0;
@@ -357,6 +360,49 @@ void fc_container_resume(struct fc_server *server) {
 		drain(server);
 }
 
+void fc_container_hush(struct fc_server *server) {
+	for (int i = 0; i < 2; i++)
+		if (server->container.out[i].fd >= 0)
+			fc_loop_watch(&server->loop, &server->container.out[i], 0);
+}
+
+/* At most `size` bytes of a pipe. */
+static void take_some(struct fc_server *server, int i, size_t size) {
+	unsigned char buffer[32768];
+	if (i == 1 && !flush_start_text(server))
+		return;
+	while (size > 0) {
+		size_t room = fc_output_room(&server->output, (uint8_t)(i + 1));
+		size_t most = size < room ? size : room;
+		ssize_t n = read(server->container.out[i].fd, buffer, most < sizeof buffer ? most : sizeof buffer);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return;
+		fc_output_append(&server->output, (uint8_t)(i + 1), buffer, (size_t)n);
+		size -= (size_t)n;
+	}
+}
+
+void fc_container_take(struct fc_server *server) {
+	for (int i = 0; i < 2; i++) {
+		int size = 0;
+		int fd = server->container.out[i].fd;
+		if (fd >= 0 && ioctl(fd, FIONREAD, &size) == 0 && size > 0)
+			take_some(server, i, (size_t)size);
+	}
+}
+
+int fc_container_root(const struct fc_server *server, struct fc_error *error) {
+	char path[64];
+	if (server->container.state != FC_CONTAINER_RUNNING)
+		return fc_error_set(error, ESRCH, "open container", NULL, NULL, "it does not run (%s)",
+		                    fc_container_state_name(server->container.state));
+	snprintf(path, sizeof path, "/proc/%d/root", server->container.pid);
+	int fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	return fd < 0 ? fc_error_set(error, errno, "open container", path, NULL, NULL) : fd;
+}
+
 /* ---- Podman's command line */
 
 static void put_words_json(struct fc_text *text, char *const *words) {
@@ -409,16 +455,19 @@ static void add_file(struct command *command, const struct fc_server *server, co
 	add(command, option(name, path, &command->failed));
 }
 
+/* What a clone changes, the container sees. */
+static void add_volumes(struct command *command, const struct fc_server *server) {
+	char volume[2 * PATH_MAX];
+	snprintf(volume, sizeof volume, "%s/identity:/run/fcvm:ro", server->config->run_dir);
+	add(command, option("--volume", volume, &command->failed));
+	snprintf(volume, sizeof volume, "%s/machine-id:/etc/machine-id:ro", server->config->etc_dir);
+	add(command, option("--volume", volume, &command->failed));
+}
+
 static void add_options(struct command *command, const struct fc_server *server) {
-	static const char *const fixed[] = {"--log-level=error",
-	                                    "run",
-	                                    "--detach",
-	                                    "--network=host",
-	                                    "--cgroups=disabled",
-	                                    "--pull=never",
-	                                    "--no-healthcheck",
-	                                    "--log-driver=passthrough",
-	                                    NULL};
+	static const char *const fixed[] = {
+	        "--log-level=error",  "run",          "--detach",         "--network=host",           "--uts=host",
+	        "--cgroups=disabled", "--pull=never", "--no-healthcheck", "--log-driver=passthrough", NULL};
 	const struct fc_plan *plan = server->plan;
 	add_copy(command, server->config->podman);
 	for (const char *const *word = fixed; *word; word++)
@@ -427,6 +476,7 @@ static void add_options(struct command *command, const struct fc_server *server)
 	add_file(command, server, "--cidfile", "container.id");
 	add_file(command, server, "--conmon-pidfile", "conmon.pid");
 	add_file(command, server, "--pidfile", "container.pid");
+	add_volumes(command, server);
 	add(command, option("--user", plan->user, &command->failed));
 	add(command, option("--workdir", plan->workdir, &command->failed));
 	for (size_t i = 0; plan->env && plan->env[i]; i++)

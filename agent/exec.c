@@ -65,6 +65,11 @@ static int read_wanted(const struct fc_json *request, struct wanted *wanted, str
 	return 0;
 }
 
+/* What clones were given comes behind what is asked for. */
+static int add_clone_env(const struct fc_server *server, struct wanted *wanted, struct fc_error *error) {
+	return server->env ? fc_env_merge(&wanted->env, server->env, error) : 0;
+}
+
 static void close_source(struct fc_exec *exec, struct fc_source *source) {
 	if (source->fd < 0)
 		return;
@@ -162,17 +167,19 @@ static bool pump(struct fc_exec *exec, int i) {
 /* Moves on what can move; the session may have ended when this returns. */
 static void advance(struct fc_exec *exec) {
 	struct fc_loop *loop = &exec->session->server->loop;
+	/* In a silence everything waits in its place, this command's end too. */
+	bool silent = exec->session->server->quiet != FC_QUIET_NO;
 	for (int i = 0; i < 2; i++) {
 		if (exec->out[i].fd < 0)
 			continue;
-		if (!pump(exec, i))
+		if (!silent && !pump(exec, i))
 			close_source(exec, &exec->out[i]);
 		else
 			fc_loop_watch(loop, &exec->out[i], fc_session_room(exec->session) ? EPOLLIN : 0);
 		if (exec->session->dead)
 			return;
 	}
-	if (exec->reaped && exec->out[0].fd < 0 && exec->out[1].fd < 0)
+	if (!silent && exec->reaped && exec->out[0].fd < 0 && exec->out[1].fd < 0)
 		answer_ended(exec);
 }
 
@@ -435,6 +442,8 @@ static struct fc_exec *new_exec(struct fc_session *session, const struct wanted 
 int fc_exec_start(struct fc_session *session, const struct fc_json *request, struct fc_error *error) {
 	struct wanted wanted = {0};
 	int r = read_wanted(request, &wanted, error);
+	if (r == 0)
+		r = add_clone_env(session->server, &wanted, error);
 	if (r < 0) {
 		wanted_clear(&wanted);
 		return r;

@@ -28,8 +28,6 @@ enum { DEVICE_SECONDS = 10, PLAN_SECONDS = 5, ORPHAN_SECONDS = 600, FAILED_SECON
 static char *const environment[] = {
         (char *)(size_t) "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         (char *)(size_t) "HOME=/root",
-        (char *)(size_t) "CONTAINERS_STORAGE_CONF=/run/fcvm/storage.conf",
-        (char *)(size_t) "CONTAINERS_CONF=/run/fcvm/containers.conf",
         NULL,
 };
 
@@ -39,10 +37,12 @@ static const struct fc_config config = {
         .run_dir = "/run/fcvm",
         .exits_dir = "/run/libpod/exits",
         .bundles_dir = "/var/lib/containers/storage/overlay-containers",
+        .etc_dir = "/etc",
         .env = environment,
         .spawn = fc_spawn,
         .orphan_seconds = ORPHAN_SECONDS,
         .failed_seconds = FAILED_SECONDS,
+        .quiet_seconds = FC_GUEST_QUIET_SECONDS,
 };
 
 static struct fc_server server;
@@ -117,7 +117,7 @@ static int announce(struct fc_error *error) {
 static int identify(struct fc_error *error) {
 	char address[INET_ADDRSTRLEN];
 	inet_ntop(AF_INET, &ip.client, address, sizeof address);
-	return fc_boot_identify(server.plan, address, error);
+	return fc_boot_identify(server.plan, address, server.generation, error);
 }
 
 static int mount_images(struct fc_error *error) {

@@ -141,3 +141,39 @@ int fc_member_env(const struct fc_json *object, const char *key, char ***ret, st
 		return bad(error, key, "is no object");
 	return read_words(member, key, ret, error);
 }
+
+static bool has_variable(char *const *env, size_t n, const char *variable) {
+	size_t size = strcspn(variable, "=") + 1;
+	for (size_t i = 0; i < n; i++)
+		if (strncmp(env[i], variable, size) == 0)
+			return true;
+	return false;
+}
+
+static size_t count_words(char *const *words) {
+	size_t n = 0;
+	while (words && words[n])
+		n++;
+	return n;
+}
+
+int fc_env_merge(char ***env, char *const *more, struct fc_error *error) {
+	size_t n = count_words(*env);
+	size_t most = n + count_words(more);
+	char **grown = realloc(*env, (most + 1) * sizeof *grown);
+	if (!grown)
+		return no_memory(error, "env");
+	*env = grown;
+	grown[n] = NULL;
+	for (size_t i = 0; more && more[i]; i++) {
+		if (has_variable(grown, n, more[i]))
+			continue;
+		if (n == FC_PLAN_WORDS_MAX)
+			return fc_error_set(error, E2BIG, "read", "env", NULL,
+			                    "there are over %d variables with those before", FC_PLAN_WORDS_MAX);
+		if (!(grown[n] = strdup(more[i])))
+			return no_memory(error, "env");
+		grown[++n] = NULL;
+	}
+	return 0;
+}

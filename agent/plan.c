@@ -66,12 +66,16 @@ static int copy_checked(const struct fc_json *root, const char *key, char *to, s
 	return 0;
 }
 
+int fc_plan_read_names(const struct fc_json *object, char name[64], char hostname[65], char machine_id[33],
+                       struct fc_error *error) {
+	int r = copy_checked(object, "name", name, 64, is_name, error);
+	if (r == 0)
+		r = copy_checked(object, "hostname", hostname, 65, is_hostname, error);
+	return r < 0 ? r : copy_checked(object, "machine_id", machine_id, 33, is_machine_id, error);
+}
+
 static int read_identity(const struct fc_json *root, struct fc_plan *plan, struct fc_error *error) {
-	int r = copy_checked(root, "name", plan->name, sizeof plan->name, is_name, error);
-	if (r == 0)
-		r = copy_checked(root, "hostname", plan->hostname, sizeof plan->hostname, is_hostname, error);
-	if (r == 0)
-		r = copy_checked(root, "machine_id", plan->machine_id, sizeof plan->machine_id, is_machine_id, error);
+	int r = fc_plan_read_names(root, plan->name, plan->hostname, plan->machine_id, error);
 	if (r < 0)
 		return r;
 	if (!plan->name[0])

@@ -36,6 +36,12 @@ struct fc_plan {
 int fc_plan_read(const char *text, size_t size, struct fc_plan **ret_plan, struct fc_error *error);
 void fc_plan_free(struct fc_plan *plan);
 
+/* The members "name", "hostname" and "machine_id" of an object, as a plan has them; a buffer stays where one is
+ * missing.
+ */
+int fc_plan_read_names(const struct fc_json *object, char name[64], char hostname[65], char machine_id[33],
+                       struct fc_error *error);
+
 /*
  * Helpers for JSON from the host, which requests use too. Each leaves *ret as it was where the key is missing and
  * returns -EINVAL, naming the key, where the value is of another type or out of range.
@@ -52,5 +58,11 @@ int fc_member_env(const struct fc_json *object, const char *key, char ***ret, st
 /* -EINVAL where `object` is none or has a key that is not in `known` (NULL-terminated). */
 int fc_members_known(const struct fc_json *object, const char *const *known, struct fc_error *error);
 void fc_words_free(char **words);
+
+/*
+ * Appends copies of those variables of `more` (NULL-terminated, or NULL) whose names *env (of fc_member_env, or NULL)
+ * has not. Returns 0, -ENOMEM, or -E2BIG where they would be over FC_PLAN_WORDS_MAX.
+ */
+int fc_env_merge(char ***env, char *const *more, struct fc_error *error);
 
 #endif

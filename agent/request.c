@@ -29,8 +29,10 @@ static void answer_ok(struct fc_session *session) {
 
 static int start_attach(struct fc_session *session, const struct fc_json *request, struct fc_error *error) {
 	struct fc_server *server = session->server;
-	int64_t from = (int64_t)server->output.begin;
-	int r = fc_member_integer(request, "from", 0, INT64_MAX, &from, error);
+	const struct fc_json *where = fc_json_get(request, "from");
+	bool end = where && where->kind == FC_JSON_STRING && strcmp(where->text, "end") == 0;
+	int64_t from = (int64_t)(end ? server->output.end : server->output.begin);
+	int r = end ? 0 : fc_member_integer(request, "from", 0, INT64_MAX, &from, error);
 	if (r < 0)
 		return r;
 	if (server->failed) {
@@ -104,6 +106,19 @@ static int shut_down(struct fc_session *session, const struct fc_json *request, 
 	return 0;
 }
 
+static int quiesce(struct fc_session *session, const struct fc_json *request, struct fc_error *error) {
+	(void)request;
+	return fc_quiet_begin(session, error);
+}
+
+static int wake(struct fc_session *session, const struct fc_json *request, struct fc_error *error) {
+	(void)request;
+	(void)error;
+	fc_quiet_end(session->server);
+	answer_ok(session);
+	return 0;
+}
+
 struct handler {
 	uint8_t type;
 	const char *const *known;
@@ -115,11 +130,16 @@ static const char *const attach_keys[] = {"from", NULL};
 static const char *const exec_keys[] = {"argv", "env", "cwd", "user", "vm", "stdin", "timeout", NULL};
 static const char *const stop_keys[] = {"grace", NULL};
 static const char *const signal_keys[] = {"signal", NULL};
+static const char *const restore_keys[] = {"generation", "hostname", "machine_id", "time_ns", "entropy",
+                                           "name",       "env",      "files",      NULL};
+static const char *const clock_keys[] = {"time_ns", NULL};
 
 static const struct handler handlers[] = {
         {FC_GUEST_ATTACH, attach_keys, start_attach}, {FC_GUEST_EXEC, exec_keys, start_exec},
         {FC_GUEST_STATUS, no_keys, answer_status},    {FC_GUEST_STOP, stop_keys, stop},
         {FC_GUEST_SIGNAL, signal_keys, send_signal},  {FC_GUEST_SHUTDOWN, no_keys, shut_down},
+        {FC_GUEST_QUIESCE, no_keys, quiesce},         {FC_GUEST_WAKE, no_keys, wake},
+        {FC_GUEST_RESTORE, restore_keys, fc_restore}, {FC_GUEST_CLOCK, clock_keys, fc_restore_clock},
 };
 
 static const struct handler *find(uint8_t type) {
@@ -135,6 +155,9 @@ void fc_request(struct fc_session *session, const struct fc_frame *frame) {
 	const char *name = fc_frame_name(frame->type);
 	struct fc_json *request = NULL;
 	int r;
+	/* In a silence these are answered, and be it by an error; all others wait. */
+	session->loud =
+	        frame->type == FC_GUEST_QUIESCE || frame->type == FC_GUEST_WAKE || frame->type == FC_GUEST_RESTORE;
 	if (handler)
 		r = read_object(frame, handler->known, &request, &error);
 	else

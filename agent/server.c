@@ -261,6 +261,8 @@ void fc_server_status(const struct fc_server *server, struct fc_text *text) {
 	put_string(text, "container", fc_container_state_name(container->state));
 	if (server->plan)
 		put_string(text, "name", server->plan->name);
+	if (server->generation[0])
+		put_string(text, "generation", server->generation);
 	if (container->id[0])
 		put_string(text, "id", container->id);
 	if (container->pid > 0)
@@ -314,6 +316,7 @@ void fc_server_leave(struct fc_server *server) {
 	if (server->leaving)
 		return;
 	server->leaving = true;
+	fc_quiet_end(server);
 	fc_timer_start(&server->loop, &server->leave_timer, LEAVE_MS);
 	fc_container_stop(server, 0);
 	for (struct fc_session *session = server->sessions; session; session = session->next)
@@ -338,6 +341,7 @@ static void check_done(struct fc_server *server) {
 
 int fc_server_turn(struct fc_server *server, int most_ms, struct fc_error *error) {
 	int r = fc_loop_turn(&server->loop, most_ms, error);
+	fc_quiet_check(server);
 	sweep(server);
 	check_done(server);
 	return r;
@@ -385,6 +389,7 @@ void fc_server_close(struct fc_server *server) {
 		free(server->events[i].json);
 	fc_output_close(&server->output);
 	fc_plan_free(server->plan);
+	fc_words_free(server->env);
 	fc_loop_close(&server->loop);
 	memset(server, 0, sizeof *server);
 }

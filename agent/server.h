@@ -7,8 +7,9 @@
  * pipes into one ring (output.h); each attached session copies from there to its socket as fast as that takes it.
  * Nothing is buffered without a bound and nothing is dropped: a slow peer stops the reading of the pipe, and so the
  * writer. Events (stages of the boot, the container's start and end) have a place in the output and are sent when a
- * session has reached it. The guest goes down when the host says SHUTDOWN, or when the container has ended and nobody
- * was attached for ORPHAN seconds.
+ * session has reached it. Before a snapshot the agent falls silent, and in a clone it takes another identity (quiet.c,
+ * restore.c). The guest goes down when the host says SHUTDOWN, or when the container has ended and nobody was attached
+ * for ORPHAN seconds.
  */
 #ifndef FCVM_AGENT_SERVER_H
 #define FCVM_AGENT_SERVER_H
@@ -40,10 +41,12 @@ struct fc_config {
 	const char *run_dir;     /* the agent's own files */
 	const char *exits_dir;   /* conmon leaves exit statuses here, a file a container */
 	const char *bundles_dir; /* <container>/userdata/config.json */
+	const char *etc_dir;     /* hostname, hosts, machine-id */
 	char *const *env;        /* of podman, crun and commands in the guest */
 	int (*spawn)(const struct fc_spawn *spawn, pid_t *ret_pid, struct fc_error *error);
 	unsigned orphan_seconds; /* from the container's end without an attached peer to the guest's end */
 	unsigned failed_seconds; /* the same after a boot that failed */
+	unsigned quiet_seconds;  /* FC_GUEST_QUIET_SECONDS */
 };
 
 struct fc_stage {
@@ -93,6 +96,8 @@ struct fc_exec {
 	char log[128];  /* what crun says where it fails */
 };
 
+enum fc_quiet { FC_QUIET_NO, FC_QUIET_DRAINING, FC_QUIET_YES };
+
 enum fc_session_state {
 	FC_SESSION_CONNECTING, /* our own word to the host's port */
 	FC_SESSION_GREETING,
@@ -110,6 +115,9 @@ struct fc_session {
 	bool announcer, connected;
 	bool attached; /* it is or was: its cursor counts until all is sent */
 	bool shut;     /* our direction is shut down */
+	bool frozen;   /* from before a silence, in which it is not looked at */
+	bool loud;     /* is answered in a silence */
+	bool last;     /* its answer is the last before a silence; frozen once that is sent */
 	struct fc_source source;
 	struct fc_decoder decoder;
 	unsigned char *queue; /* out: queue_begin to queue_end */
@@ -140,6 +148,12 @@ struct fc_server {
 	struct fc_error failure;
 	bool leave_after_exit, leaving, done;
 	unsigned exec_serial;
+	enum fc_quiet quiet;
+	struct fc_session *quiet_asker; /* while draining */
+	struct fc_timer quiet_timer;
+	char generation[37];   /* what this guest is now: the boot's own, then that of the last RESTORE */
+	char **env;            /* "KEY=VALUE" of all RESTOREs for later commands, or NULL */
+	uint64_t output_begin; /* where the output of this generation begins */
 };
 
 /* ---- server.c */
@@ -181,6 +195,21 @@ void fc_server_update_orphan(struct fc_server *server);
 /* Writes the answer to STATUS. */
 void fc_server_status(const struct fc_server *server, struct fc_text *text);
 
+/* ---- quiet.c */
+/* Falls silent, and then answers the session with OK. -EAGAIN, -ESRCH by the container's state; -EALREADY. */
+int fc_quiet_begin(struct fc_session *session, struct fc_error *error);
+/* At the end of a turn: has everything gone out? */
+void fc_quiet_check(struct fc_server *server);
+/* Goes on; nothing where there is no silence. */
+void fc_quiet_end(struct fc_server *server);
+/* What is sent to the session now waits for the silence's end. */
+bool fc_quiet_mutes(const struct fc_session *session);
+
+/* ---- restore.c */
+/* The answers to RESTORE and CLOCK. Where they return an error, the guest may be half of what was asked for. */
+int fc_restore(struct fc_session *session, const struct fc_json *request, struct fc_error *error);
+int fc_restore_clock(struct fc_session *session, const struct fc_json *request, struct fc_error *error);
+
 /* ---- session.c */
 struct fc_session *fc_session_new(struct fc_server *server, int fd, enum fc_session_state state);
 void fc_session_free(struct fc_session *session);
@@ -193,6 +222,12 @@ void fc_session_send_text(struct fc_session *session, uint8_t type, struct fc_te
 void fc_session_fail(struct fc_session *session, const struct fc_error *error);
 /* Ends the session once all is sent. */
 void fc_session_end(struct fc_session *session);
+/* Sends what the socket takes now. */
+void fc_session_flush(struct fc_session *session);
+/* Where the session is to end and all is sent: says so. */
+void fc_session_settle(struct fc_session *session);
+/* Watches for what the session's state needs. */
+void fc_session_watch(struct fc_session *session);
 /* The session is gone at the end of this turn. */
 void fc_session_drop(struct fc_session *session);
 /* Queues output and events for an attached session as far as its room goes. */
@@ -208,6 +243,12 @@ int fc_container_start(struct fc_server *server, struct fc_error *error);
 void fc_container_close(struct fc_server *server);
 /* Reads the pipes again where the output has room. */
 void fc_container_resume(struct fc_server *server);
+/* Stops reading the pipes until it is resumed. */
+void fc_container_hush(struct fc_server *server);
+/* Takes what the pipes hold now, as far as the output has room, also in a silence. */
+void fc_container_take(struct fc_server *server);
+/* The container's root directory, to be closed by the caller; -ESRCH where it does not run. */
+int fc_container_root(const struct fc_server *server, struct fc_error *error);
 /* A child ended. */
 void fc_container_reaped(struct fc_server *server, pid_t pid, int status);
 /* Sends the stop signal now, SIGKILL after `grace` seconds. */

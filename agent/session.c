@@ -10,6 +10,7 @@
 enum {
 	READ_SIZE = 65536,
 	GREETING_MS = 10000, /* from the connection to a whole request */
+	PUT_OFF_MS = 1000,   /* timers in a silence */
 	LINGER_MS = 60000,   /* from the last byte sent to the peer's close: until then it may still be reading */
 	QUEUE_MAX = 1 << 20, /* no well-meaning peer comes here: data stops at FC_SESSION_HIGH */
 };
@@ -57,17 +58,19 @@ size_t fc_session_queued(const struct fc_session *session) {
 
 size_t fc_session_room(const struct fc_session *session) {
 	size_t queued = fc_session_queued(session);
-	if (session->dead || session->state == FC_SESSION_ENDING || queued >= FC_SESSION_HIGH)
+	if (session->dead || session->state == FC_SESSION_ENDING || queued >= FC_SESSION_HIGH ||
+	    session->server->quiet != FC_QUIET_NO)
 		return 0;
 	size_t room = FC_SESSION_HIGH - queued;
 	return room < FC_GUEST_PAYLOAD_MAX ? room : FC_GUEST_PAYLOAD_MAX;
 }
 
-/* Watches for what the session's state needs. */
-static void watch(struct fc_session *session) {
+void fc_session_watch(struct fc_session *session) {
 	uint32_t events = EPOLLIN | EPOLLRDHUP;
-	if (fc_session_queued(session) || (session->announcer && !session->connected))
+	if ((fc_session_queued(session) && !fc_quiet_mutes(session)) || (session->announcer && !session->connected))
 		events |= EPOLLOUT;
+	if (session->frozen || (session->last && !fc_session_queued(session)))
+		events = 0;
 	if (!session->dead && fc_loop_watch(&session->server->loop, &session->source, events) < 0)
 		fc_session_drop(session);
 }
@@ -102,7 +105,7 @@ void fc_session_send(struct fc_session *session, uint8_t type, uint8_t stream, c
 	if (size)
 		memcpy(session->queue + session->queue_end, payload, size);
 	session->queue_end += size;
-	watch(session);
+	fc_session_watch(session);
 }
 
 void fc_session_send_text(struct fc_session *session, uint8_t type, struct fc_text *text) {
@@ -132,6 +135,8 @@ void fc_session_fail(struct fc_session *session, const struct fc_error *error) {
  * the end of one direction on, so peers go by the last frame; and it drops what is on its way when we close.
  */
 static void shut(struct fc_session *session) {
+	if (session->server->quiet != FC_QUIET_NO)
+		return;
 	session->shut = true;
 	shutdown(session->source.fd, SHUT_WR);
 	fc_timer_start(&session->server->loop, &session->timer, LINGER_MS);
@@ -164,10 +169,17 @@ void fc_session_drop(struct fc_session *session) {
 		fc_server_update_orphan(session->server);
 }
 
+void fc_session_settle(struct fc_session *session) {
+	if (session->state == FC_SESSION_ENDING && !session->shut && !session->dead && !fc_session_queued(session))
+		shut(session);
+}
+
 static void on_timer(struct fc_timer *timer) {
 	struct fc_session *session = fc_container_of(timer, struct fc_session, timer);
 	struct fc_error error;
-	if (session->state == FC_SESSION_GREETING || session->state == FC_SESSION_ASKING) {
+	if (session->server->quiet != FC_QUIET_NO) {
+		fc_timer_start(&session->server->loop, timer, PUT_OFF_MS);
+	} else if (session->state == FC_SESSION_GREETING || session->state == FC_SESSION_ASKING) {
 		fc_error_set(&error, ETIMEDOUT, "wait for request", NULL, NULL, "nothing was asked within %d s",
 		             GREETING_MS / 1000);
 		fc_session_fail(session, &error);
@@ -209,8 +221,9 @@ void fc_session_pump(struct fc_session *session) {
 	}
 }
 
-/* Sends what the socket takes. */
-static void flush(struct fc_session *session) {
+void fc_session_flush(struct fc_session *session) {
+	if (session->dead || fc_quiet_mutes(session))
+		return;
 	while (fc_session_queued(session)) {
 		ssize_t n = send(session->source.fd, session->queue + session->queue_begin, fc_session_queued(session),
 		                 MSG_NOSIGNAL | MSG_DONTWAIT);
@@ -237,7 +250,7 @@ static void on_writable(struct fc_session *session) {
 		}
 		session->connected = true;
 	}
-	flush(session);
+	fc_session_flush(session);
 	if (session->attached) {
 		fc_session_pump(session);
 		fc_server_update_hold(session->server);
@@ -246,10 +259,9 @@ static void on_writable(struct fc_session *session) {
 	}
 	if (session->announcer && !fc_session_queued(session))
 		fc_session_end(session);
-	if (session->state == FC_SESSION_ENDING && !session->shut && !session->dead && !fc_session_queued(session))
-		shut(session);
+	fc_session_settle(session);
 	if (!session->dead)
-		watch(session);
+		fc_session_watch(session);
 }
 
 static void greet(struct fc_session *session, const struct fc_frame *frame) {

@@ -144,6 +144,10 @@ static void push_limits(lua_State *L) {
 	set_integer(L, "arguments", FC_GUEST_ARGUMENTS_MAX);
 	set_integer(L, "plan", FC_GUEST_PLAN_MAX);
 	set_integer(L, "grace", FC_GUEST_GRACE_MAX);
+	set_integer(L, "quiet", FC_GUEST_QUIET_SECONDS);
+	set_integer(L, "entropy_least", FC_GUEST_ENTROPY_LEAST);
+	set_integer(L, "entropy", FC_GUEST_ENTROPY_MAX);
+	set_integer(L, "files", FC_GUEST_FILES_MAX);
 }
 
 int fcl_open_guest(lua_State *L) {

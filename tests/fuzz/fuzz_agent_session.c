@@ -47,10 +47,12 @@ static const struct fc_config config = {.podman = "podman",
                                         .run_dir = "/nonexistent",
                                         .exits_dir = "/nonexistent",
                                         .bundles_dir = "/nonexistent",
+                                        .etc_dir = "/nonexistent",
                                         .env = environment,
                                         .spawn = false_spawn,
                                         .orphan_seconds = 600,
-                                        .failed_seconds = 60};
+                                        .failed_seconds = 60,
+                                        .quiet_seconds = 30};
 
 static void prepare(struct fc_server *server, uint8_t how) {
 	struct fc_error error;

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * agent/quiet.c: silence on vsock while the host makes a snapshot.
+ *
+ *     no -> draining (nothing new is begun; what is queued for peers goes out, for DRAIN_MS at most)
+ *        -> yes (the OK to QUIESCE is the last that was sent) -> no, by WAKE, by RESTORE, or when its time is up
+ *
+ * From the first moment on the pipes of container and commands are not read, so what they write waits there, and where
+ * a pipe is full its writer does. In silence the sessions that were there are not looked at, neither read (which would
+ * send credit) nor closed (which would say so), and timers of theirs are put off. New ones are served, since one of
+ * them brings the word that ends the silence; but only that one is answered, and what the others are told waits.
+ *
+ * When it ends in the machine that it began in, everything goes on as if nothing had been. But Firecracker tells the
+ * guest at each snapshot that its transport was reset, so in the source as in a clone the kernel ends all connections;
+ * the sessions then find theirs closed, as when a peer leaves. In a clone (RESTORE) they are ended without asking.
+ */
+#include <errno.h>
+#include <stddef.h>
+
+#include "server.h"
+
+enum { DRAIN_MS = 1000 };
+
+bool fc_quiet_mutes(const struct fc_session *session) {
+	return session->server->quiet == FC_QUIET_YES && !session->loud;
+}
+
+static void put_off(struct fc_session *session) {
+	session->frozen = true;
+	fc_session_watch(session);
+}
+
+/* Answers QUIESCE, and is silent from then on. */
+static void fall_silent(struct fc_server *server) {
+	struct fc_session *asker = server->quiet_asker;
+	server->quiet = FC_QUIET_YES;
+	server->quiet_asker = NULL;
+	fc_timer_start(&server->loop, &server->quiet_timer, server->config->quiet_seconds * 1000ull);
+	for (struct fc_session *session = server->sessions; session; session = session->next)
+		if (session != asker && !session->dead)
+			put_off(session);
+	asker->last = true;
+	fc_session_send(asker, FC_GUEST_OK, 0, NULL, 0);
+	fc_session_end(asker);
+	fc_session_flush(asker);
+	fc_session_watch(asker);
+}
+
+void fc_quiet_check(struct fc_server *server) {
+	if (server->quiet != FC_QUIET_DRAINING)
+		return;
+	/* Who asked is gone, and nobody waits for the silence. */
+	if (server->quiet_asker->dead) {
+		fc_quiet_end(server);
+		return;
+	}
+	for (struct fc_session *session = server->sessions; session; session = session->next)
+		if (!session->dead && !session->announcer && fc_session_queued(session))
+			return;
+	fall_silent(server);
+}
+
+static void on_timer(struct fc_timer *timer) {
+	struct fc_server *server = fc_container_of(timer, struct fc_server, quiet_timer);
+	/* What a peer did not take in time stays queued: it is not on its way either. */
+	if (server->quiet == FC_QUIET_DRAINING && !server->quiet_asker->dead)
+		fall_silent(server);
+	else
+		fc_quiet_end(server);
+}
+
+static int check_state(const struct fc_server *server, struct fc_error *error) {
+	enum fc_container_state state = server->container.state;
+	if (server->failed || server->leaving)
+		return fc_error_set(error, ESHUTDOWN, "quiesce", NULL, NULL, "the guest is going down");
+	if (state == FC_CONTAINER_EXITED)
+		return fc_error_set(error, ESRCH, "quiesce", NULL, NULL, "the container has ended");
+	/* Half of a start is nothing that a clone could go on with under another name. */
+	if (state != FC_CONTAINER_RUNNING)
+		return fc_error_set(error, EAGAIN, "quiesce", NULL, NULL, "the container does not run yet (%s)",
+		                    fc_container_state_name(state));
+	return 0;
+}
+
+int fc_quiet_begin(struct fc_session *session, struct fc_error *error) {
+	struct fc_server *server = session->server;
+	int r = check_state(server, error);
+	if (r < 0)
+		return r;
+	if (server->quiet == FC_QUIET_DRAINING)
+		return fc_error_set(error, EALREADY, "quiesce", NULL, NULL, "another host's word is being followed");
+	server->quiet_asker = session;
+	session->loud = true;
+	/* One that asks a silent agent (its first answer may be lost) starts the time anew. */
+	if (server->quiet == FC_QUIET_YES) {
+		fall_silent(server);
+		return 0;
+	}
+	server->quiet = FC_QUIET_DRAINING;
+	server->quiet_timer.fire = on_timer;
+	fc_timer_start(&server->loop, &server->quiet_timer, DRAIN_MS);
+	fc_container_hush(server);
+	return 0;
+}
+
+static void go_on(struct fc_session *session) {
+	session->frozen = session->loud = session->last = false;
+	fc_session_watch(session);
+	if (session->exec)
+		fc_exec_resume(session->exec);
+	fc_session_pump(session);
+	fc_session_settle(session);
+}
+
+void fc_quiet_end(struct fc_server *server) {
+	struct fc_session *asker = server->quiet_asker;
+	struct fc_error error;
+	if (server->quiet == FC_QUIET_NO)
+		return;
+	server->quiet = FC_QUIET_NO;
+	server->quiet_asker = NULL;
+	/* It was still on its way there. */
+	if (asker) {
+		fc_error_set(&error, ECANCELED, "quiesce", NULL, NULL, "the guest was woken meanwhile");
+		fc_session_fail(asker, &error);
+	}
+	fc_timer_stop(&server->loop, &server->quiet_timer);
+	for (struct fc_session *session = server->sessions; session; session = session->next)
+		if (!session->dead)
+			go_on(session);
+	fc_container_resume(server);
+	fc_server_update_hold(server);
+}

@@ -1,0 +1,397 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The agent's silence for a snapshot: what is sent before it, nothing in it, and how everything goes on. */
+#include <errno.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "agent_harness.h"
+#include "clock.h"
+
+enum { SILENCE_MS = 300 };
+
+static const char counting[] = "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); echo $i; done; sleep 60";
+
+static bool is_silent(void) {
+	return server.quiet == FC_QUIET_YES;
+}
+
+static bool is_awake(void) {
+	return server.quiet == FC_QUIET_NO;
+}
+
+static bool is_draining(void) {
+	return server.quiet == FC_QUIET_DRAINING;
+}
+
+static void run(const char *command) {
+	start(command);
+	wait_for(runs);
+	wait_for(has_output);
+}
+
+static struct peer *silence(void) {
+	struct peer *asker = asking(FC_GUEST_QUIESCE, "{}");
+	expect(asker, FC_GUEST_OK);
+	assert_true(is_silent());
+	return asker;
+}
+
+static void wake(void) {
+	struct peer *waker = asking(FC_GUEST_WAKE, "{}");
+	expect(waker, FC_GUEST_OK);
+	assert_true(is_awake());
+	free_peer(waker);
+}
+
+static void hear_for(struct peer *peer, unsigned ms) {
+	uint64_t limit = fc_clock_ms() + ms;
+	while (fc_clock_ms() < limit) {
+		turn();
+		hear(peer);
+	}
+}
+
+/* Nothing comes, no end either. */
+static void expect_silence(struct peer *peer) {
+	char buffer[16];
+	uint64_t limit = fc_clock_ms() + SILENCE_MS;
+	while (fc_clock_ms() < limit) {
+		turn();
+		assert_int_equal(recv(peer->fd, buffer, sizeof buffer, MSG_DONTWAIT), -1);
+		assert_int_equal(errno, EAGAIN);
+	}
+}
+
+/* All numbers from 1 on stand in a peer's output, a line each, as far as it goes. */
+static void expect_counted(struct peer *peer, long least) {
+	char *at = peer->out[0];
+	long i = 0;
+	peer->out[0][peer->out_size[0]] = '\0';
+	for (char *end; (end = strchr(at, '\n')); at = end + 1)
+		assert_int_equal(strtol(at, NULL, 10), ++i);
+	assert_true(i >= least);
+}
+
+static void the_answer_is_the_last(void **state) {
+	(void)state;
+	run("i=0; while :; do i=$((i+1)); echo $i; sleep 0.01; done");
+	struct peer *attached = asking(FC_GUEST_ATTACH, "{}");
+	expect(attached, FC_GUEST_OUTPUT);
+	struct peer *asker = silence();
+	hear(attached);
+	/* Whole frames have come. */
+	assert_int_equal(attached->decoder.end, attached->decoder.begin);
+	uint64_t end = server.output.end;
+	expect_silence(attached);
+	expect_silence(asker);
+	/* The container went on, and what it wrote waits in its pipe. */
+	assert_int_equal(server.output.end, end);
+	size_t before = attached->total;
+	wake();
+	hear_for(attached, SILENCE_MS);
+	assert_true(attached->total > before);
+	expect_counted(attached, 20);
+	expect_closed(asker);
+	free_peer(asker);
+	free_peer(attached);
+}
+
+static void a_full_pipe_stops_its_writer_and_loses_nothing(void **state) {
+	(void)state;
+	run("head -c 3000000 /dev/zero; sleep 60");
+	struct peer *attached = asking(FC_GUEST_ATTACH, "{}");
+	expect(attached, FC_GUEST_OUTPUT);
+	struct peer *asker = silence();
+	hear_for(attached, SILENCE_MS); /* what was sent before */
+	expect_silence(attached);
+	wake();
+	uint64_t limit = fc_clock_ms() + LIMIT_MS;
+	while (attached->total < 3000000 && fc_clock_ms() < limit) {
+		turn();
+		hear(attached);
+	}
+	assert_int_equal(attached->total, 3000000);
+	free_peer(asker);
+	free_peer(attached);
+}
+
+static void a_peer_that_does_not_read_is_not_waited_for_long(void **state) {
+	(void)state;
+	run("head -c 3000000 /dev/zero; sleep 60");
+	struct peer *slow = asking(FC_GUEST_ATTACH, "{}");
+	for (int i = 0; i < 10; i++)
+		turn();
+	uint64_t began = fc_clock_ms();
+	struct peer *asker = silence();
+	assert_true(fc_clock_ms() - began >= 900);
+	/* Half of a frame may be on its way to it; the other half follows after the silence. */
+	wake();
+	uint64_t limit = fc_clock_ms() + LIMIT_MS;
+	while (slow->total < 3000000 && fc_clock_ms() < limit) {
+		turn();
+		hear(slow);
+	}
+	assert_int_equal(slow->total, 3000000);
+	free_peer(asker);
+	free_peer(slow);
+}
+
+static void commands_wait(void **state) {
+	(void)state;
+	run("echo up; sleep 60");
+	struct peer *command = asking(
+	        FC_GUEST_EXEC,
+	        "{\"vm\":true,\"stdin\":true,\"argv\":[\"sh\",\"-c\",\"echo a; sleep 0.1; echo b; cat; exit 3\"]}");
+	expect(command, FC_GUEST_OUTPUT);
+	assert_string_equal(command->out[0], "a\n");
+	struct peer *asker = silence();
+	say_text(command, FC_GUEST_STDIN, "c\n");
+	say_text(command, FC_GUEST_STDIN, "");
+	expect_silence(command);
+	wake();
+	expect_text(command, FC_GUEST_EXITED, "{\"status\":3}");
+	assert_string_equal(command->out[0], "a\nb\nc\n");
+	free_peer(command);
+	free_peer(asker);
+}
+
+/* Its end came in the silence: not a word of it before the silence's end. */
+static void a_command_that_ends_in_it(void **state) {
+	(void)state;
+	run("echo up; sleep 60");
+	struct peer *command = asking(FC_GUEST_EXEC, "{\"vm\":true,\"argv\":[\"sh\",\"-c\",\"echo a; sleep 0.1\"]}");
+	expect(command, FC_GUEST_OUTPUT);
+	struct peer *asker = silence();
+	expect_silence(command);
+	assert_true(server.sessions->next->exec->reaped);
+	wake();
+	expect_text(command, FC_GUEST_EXITED, "{\"status\":0}");
+	free_peer(command);
+	free_peer(asker);
+}
+
+static void a_container_that_ends_in_it(void **state) {
+	(void)state;
+	run("echo up; sleep 0.2; echo down; exit 4");
+	struct peer *attached = asking(FC_GUEST_ATTACH, "{}");
+	expect(attached, FC_GUEST_OUTPUT);
+	struct peer *asker = silence();
+	wait_for(exited);
+	expect_silence(attached);
+	wake();
+	expect_event(attached, "container-exited\",\"exit_status\":4}");
+	assert_string_equal(attached->out[0], "up\ndown\n");
+	free_peer(attached);
+	free_peer(asker);
+}
+
+static void it_ends_by_itself(void **state) {
+	(void)state;
+	config.quiet_seconds = 1;
+	run(counting);
+	struct peer *attached = asking(FC_GUEST_ATTACH, "{}");
+	expect(attached, FC_GUEST_OUTPUT);
+	uint64_t began = fc_clock_ms();
+	struct peer *asker = silence();
+	/* Its host dies. */
+	free_peer(asker);
+	wait_for(is_awake);
+	assert_true(fc_clock_ms() - began >= 900);
+	hear_for(attached, SILENCE_MS);
+	expect_counted(attached, 1000);
+	free_peer(attached);
+}
+
+static void asked_again_it_begins_anew(void **state) {
+	(void)state;
+	config.quiet_seconds = 1;
+	run("echo up; sleep 60");
+	struct peer *asker = silence();
+	uint64_t began = fc_clock_ms();
+	for (uint64_t now = began; now < began + 800; now = fc_clock_ms())
+		turn();
+	struct peer *again = silence();
+	for (uint64_t now = began; now < began + 1200; now = fc_clock_ms())
+		turn();
+	assert_true(is_silent());
+	wait_for(is_awake);
+	free_peer(asker);
+	free_peer(again);
+}
+
+static void newcomers_wait(void **state) {
+	(void)state;
+	run("echo up; sleep 60");
+	struct peer *asker = silence();
+	struct peer *status = asking(FC_GUEST_STATUS, "{}");
+	struct peer *wrong = asking(FC_GUEST_STATUS, "{\"x\":1}");
+	struct peer *attached = asking(FC_GUEST_ATTACH, "{}");
+	expect_silence(status);
+	expect_silence(wrong);
+	expect_silence(attached);
+	wake();
+	expect_text(status, FC_GUEST_STATE, "\"container\":\"running\"");
+	expect_text(wrong, FC_GUEST_ERROR, "unknown key 'x'");
+	expect_event(attached, "container-started");
+	assert_string_equal(attached->out[0], "up\n");
+	expect_closed(status);
+	free_peer(status);
+	free_peer(wrong);
+	free_peer(attached);
+	free_peer(asker);
+}
+
+static void a_word_that_makes_no_sense_is_told_so(void **state) {
+	(void)state;
+	run("echo up; sleep 60");
+	struct peer *asker = silence();
+	struct peer *peer = asking(FC_GUEST_WAKE, "{\"x\":1}");
+	expect_text(peer, FC_GUEST_ERROR, "unknown key 'x'");
+	assert_true(is_silent());
+	free_peer(peer);
+	wake();
+	free_peer(asker);
+}
+
+static void refused(const char *why) {
+	struct peer *peer = asking(FC_GUEST_QUIESCE, "{}");
+	expect_text(peer, FC_GUEST_ERROR, why);
+	assert_true(is_awake());
+	free_peer(peer);
+}
+
+static void only_a_container_that_runs(void **state) {
+	(void)state;
+	refused("the container does not run yet (none)\",\"errno\":11}");
+	start("hang");
+	refused("the container does not run yet (starting)");
+	struct peer *stopper = asking(FC_GUEST_STOP, "{\"grace\":0}");
+	wait_for(exited);
+	refused("the container has ended\",\"errno\":3}");
+	free_peer(stopper);
+}
+
+static void one_at_a_time(void **state) {
+	(void)state;
+	run("head -c 3000000 /dev/zero; sleep 60");
+	struct peer *slow = asking(FC_GUEST_ATTACH, "{}");
+	for (int i = 0; i < 10; i++)
+		turn();
+	struct peer *asker = asking(FC_GUEST_QUIESCE, "{}");
+	wait_for(is_draining);
+	struct peer *other = asking(FC_GUEST_QUIESCE, "{}");
+	expect_text(other, FC_GUEST_ERROR, "\"errno\":114}");
+	/* A word that wakes comes before the silence: it is not to be any more. */
+	struct peer *waker = asking(FC_GUEST_WAKE, "{}");
+	expect(waker, FC_GUEST_OK);
+	expect_text(asker, FC_GUEST_ERROR, "woken meanwhile");
+	assert_true(is_awake());
+	free_peer(waker);
+	free_peer(other);
+	free_peer(asker);
+	free_peer(slow);
+}
+
+static void who_asked_and_left(void **state) {
+	(void)state;
+	run("head -c 3000000 /dev/zero; sleep 60");
+	struct peer *slow = asking(FC_GUEST_ATTACH, "{}");
+	for (int i = 0; i < 10; i++)
+		turn();
+	struct peer *asker = asking(FC_GUEST_QUIESCE, "{}");
+	wait_for(is_draining);
+	free_peer(asker);
+	wait_for(is_awake);
+	free_peer(slow);
+}
+
+static void waking_the_awake(void **state) {
+	(void)state;
+	struct peer *waker = asking(FC_GUEST_WAKE, "{}");
+	expect(waker, FC_GUEST_OK);
+	free_peer(waker);
+}
+
+/* As Firecracker has it at each snapshot: all connections are found closed afterwards. */
+static void peers_that_are_gone_are_seen_after_it(void **state) {
+	(void)state;
+	run("echo up; sleep 60");
+	struct peer *attached = asking(FC_GUEST_ATTACH, "{}");
+	struct peer *command = asking(FC_GUEST_EXEC, "{\"vm\":true,\"argv\":[\"sh\",\"-c\",\"echo $$; sleep 700\"]}");
+	expect(command, FC_GUEST_OUTPUT);
+	pid_t pid = atoi(command->out[0]);
+	assert_true(pid > 1);
+	struct peer *asker = silence();
+	free_peer(attached);
+	free_peer(command);
+	free_peer(asker);
+	for (int i = 0; i < 10; i++)
+		turn();
+	assert_int_equal(server.session_count, 3);
+	assert_int_equal(kill(pid, 0), 0);
+	wake();
+	wait_for(no_sessions);
+	uint64_t limit = fc_clock_ms() + LIMIT_MS;
+	while (kill(pid, 0) == 0 && fc_clock_ms() < limit)
+		turn();
+	assert_int_equal(kill(pid, 0), -1);
+	assert_true(runs());
+}
+
+static void shutdown_in_it(void **state) {
+	(void)state;
+	run("echo up; sleep 60");
+	struct peer *asker = silence();
+	struct peer *last = asking(FC_GUEST_SHUTDOWN, "{}");
+	expect(last, FC_GUEST_OK);
+	free_peer(asker);
+	free_peer(last);
+	wait_for(is_done);
+}
+
+static void attached_at_the_end(void **state) {
+	(void)state;
+	start("echo old");
+	wait_for(exited);
+	struct peer *peer = asking(FC_GUEST_ATTACH, "{\"from\":\"end\"}");
+	expect_event(peer, "container-exited");
+	assert_int_equal(peer->total, 0);
+	assert_non_null(strstr(peer->events, "\"attached\",\"from\":4}"));
+	free_peer(peer);
+	peer = asking(FC_GUEST_ATTACH, "{\"from\":\"begin\"}");
+	expect_text(peer, FC_GUEST_ERROR, "'from' is no integer");
+	free_peer(peer);
+}
+
+int main(void) {
+	const struct CMUnitTest tests[] = {
+	        SERVED(the_answer_is_the_last),
+	        SERVED(a_full_pipe_stops_its_writer_and_loses_nothing),
+	        SERVED(a_peer_that_does_not_read_is_not_waited_for_long),
+	        SERVED(commands_wait),
+	        SERVED(a_command_that_ends_in_it),
+	        SERVED(a_container_that_ends_in_it),
+	        SERVED(it_ends_by_itself),
+	        SERVED(asked_again_it_begins_anew),
+	        SERVED(newcomers_wait),
+	        SERVED(a_word_that_makes_no_sense_is_told_so),
+	        SERVED(only_a_container_that_runs),
+	        SERVED(one_at_a_time),
+	        SERVED(who_asked_and_left),
+	        SERVED(waking_the_awake),
+	        SERVED(peers_that_are_gone_are_seen_after_it),
+	        SERVED(shutdown_in_it),
+	        SERVED(attached_at_the_end),
+	};
+	return cmocka_run_group_tests(tests, make_files, remove_files);
+}
