@@ -45,6 +45,9 @@ describe("the command line", function()
     ["a recipe that does not exist"] = { { "recipe", "run", "sanitty" }, 66, "did you mean 'sanity'?" },
     ["a recipe's file that does not exist"] = { { "recipe", "run", "./none.lua" }, 66, "no such file" },
     ["a part of setup that does not exist"] = { { "setup", "everything" }, 64, "preflight" },
+    ["an option that a part of setup does not take"] = { { "setup", "rootfs", "--unpinned" }, 64, "--unpinned has no meaning" },
+    ["an option that setup as a whole does not take"] = { { "setup", "--from", "x" }, 64, "--from has no meaning" },
+    ["an unpinned Firecracker from nowhere"] = { { "setup", "firecracker", "--unpinned" }, 64, "--from" },
     ["a bad log level"] = { { "--log", "loud", "ls" }, 64, "debug" },
   } do
     test("says what is wrong with " .. title, function()
@@ -118,6 +121,24 @@ fcvm.sleep(100)]])
     local result = cli.run { "repl", stdin = table.concat(lines, "\n") .. "\n" }
     assert.equal(0, result.status)
     assert.equal("2\nrepl:1: x\nline 1: unexpected symbol near '='\n1\n2\n{ a = 1 }\n", result.stdout)
+  end)
+
+  test("takes a Firecracker of one's own where --unpinned says so, and not otherwise", function()
+    uv.fs_mkdir(directory .. "/own", 448)
+    for _, name in ipairs { "firecracker", "jailer" } do
+      local file = assert(io.open(directory .. "/own/" .. name, "w"))
+      file:write("my own ", name)
+      file:close()
+    end
+    local refused = fcvm("setup", "firecracker", "--from", directory .. "/own")
+    assert.equal(78, refused.status, refused.stderr)
+    local result = fcvm("setup", "firecracker", "--from", directory .. "/own", "--unpinned", "--json")
+    assert.equal(0, result.status, result.stderr)
+    local record = require("fcvm.json").decode(result.stdout)
+    assert.is_true(record.unpinned)
+    local jailer <close> = assert(io.open(directory .. "/bin/jailer"))
+    assert.equal("my own jailer", jailer:read "a")
+    assert.matches("unpinned %(not pinned%)", fcvm("setup", "preflight", "--only", "setup.firecracker").stdout)
   end)
 
   test("says which part of setup is missing", function()
