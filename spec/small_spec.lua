@@ -7,13 +7,20 @@ describe("json", function()
     assert.equal(9007199254740993, json.decode(json.encode { id = 9007199254740993 }).id)
   end)
 
+  it("reads all that JSON has", function()
+    assert.same({ a = { 1, -2.5e3, true, false, "q\"\\\n\u{e9}", {}, {} }, b = "" },
+      json.decode(' {"a" : [1,-2.5e3,true,false,"q\\"\\\\\\n\\u00e9",[],{}],"b":""}\n', "it"))
+    assert.equal(5, json.decode("5", "it"))
+  end)
+
   it("writes empty arrays and objects as what they are", function()
     assert.equal("[]", json.encode(json.array()))
     assert.equal("{}", json.encode(json.object()))
   end)
 
   it("says what is wrong with foreign text", function()
-    for _, text in ipairs { "", "{", '{"a":}', "nonsense", ("["):rep(100000) } do
+    for _, text in ipairs { "", "{", '{"a":}', "nonsense", ("["):rep(100000), "[1 2]", "[1,]", "{1:2}", '{"a" "b"}', "[1]x", "1 2", "]",
+      '{"a":1]', "[1e999]", "[01x]", '["a]', "[tru]", "null", '/*"*/' .. ("["):rep(100000), "[1]//" } do
       local value, err = json.decode(text, "the text")
       assert.is_nil(value)
       assert.equal("EPROTO", err.name)
@@ -31,6 +38,12 @@ describe("machine", function()
     assert.equal(1610612736, machine.size "1.5GiB")
     assert.equal(1024, machine.size(1024))
     for _, bad in ipairs { "", "M", "12X", "-1M", "1e9", "99999999T" } do assert.has_error(function() machine.size(bad) end) end
+  end)
+
+  it("refuses what is long as fast as what is short", function()
+    local began = os.clock()
+    assert.has_error(function() machine.size(("9"):rep(100000)) end)
+    assert.is_true(os.clock() - began < 1)
   end)
 
   it("refuses memory that no guest can have", function()
