@@ -10,7 +10,7 @@ local args = fcvm.args({
   unpinned = { "boolean", "firecracker: take the binaries of --from whatever their digests" },
   force = { "boolean", "make it anew even if it is there" },
   only = { "string", "preflight: only checks whose name begins so", required = false, metavar = "NAME" },
-}, { description = "Makes what fcvm needs; each step is verified, and costs nothing when it is done." })
+}, { report = "json", description = "Makes what fcvm needs; each step is verified, and costs nothing when it is done." })
 
 -- Says what was made, for programs.
 local function made(record)

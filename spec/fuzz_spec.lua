@@ -56,7 +56,8 @@ describe("damaged", function()
   local targets = {}
 
   targets["JSON"] = { mutate = fuzz.json, seeds = {
-    json.encode { schemaVersion = 2, layers = { { digest = A, size = 5 } }, text = 'quo"te\\ \n', list = { 1, 2.5, -3, true, {} } },
+    json.encode { schemaVersion = 2, layers = { { digest = A, size = 5 } }, text = 'quo"te\\ \n',
+      list = { 1, 2.5, -3, true, {} } },
     "[]", "{}", '"x"', "[[[[[[[[[[1]]]]]]]]]]", '{"a":{"b":{"c":"\\u00e9\\ud83d\\ude00"}}}',
   }, parse = function(text) return json.decode(text, "it") end, check = function(value)
     if value ~= nil then json.encode(value) end
@@ -161,7 +162,8 @@ describe("damaged", function()
   end }
 
   targets["kernel images"] = { mutate = fuzz.bytes, seeds = {
-    ("\0"):rep(0x1f1) .. "\1" .. ("\0"):rep(0x10) .. "HdrS" .. ("<I2"):pack(0x20f) .. ("\0"):rep(0x40) .. ("<I4I4"):pack(64, 60) ..
+    ("\0"):rep(0x1f1) .. "\1" .. ("\0"):rep(0x10) .. "HdrS" .. ("<I2"):pack(0x20f) .. ("\0"):rep(0x40) ..
+      ("<I4I4"):pack(64, 60) ..
       ("\0"):rep(0x400 + 64 - 0x250) .. "\x1f\x8b" .. ("p"):rep(58) .. ("\0"):rep(32),
     "MZ\0\0zimg" .. ("<I4I4"):pack(64, 60) .. ("\0"):rep(48) .. "\x28\xb5\x2f\xfd" .. ("p"):rep(600),
   }, parse = function(text)
@@ -172,7 +174,8 @@ describe("damaged", function()
     if payload then assert(#payload.data > 0 and #payload.argv == 2) end
   end }
 
-  targets["references"] = { mutate = fuzz.bytes, seeds = { "nginx:alpine", "quay.io/a/b__c/d-e.f:T_1.2-3", "localhost:5000/x@" .. B,
+  targets["references"] = { mutate = fuzz.bytes, seeds = { "nginx:alpine", "quay.io/a/b__c/d-e.f:T_1.2-3",
+    "localhost:5000/x@" .. B,
     "docker://user/app", "127.0.0.1/x" }, parse = reference.parse, check = function(found)
     if found.kind ~= "registry" then return end
     assert(found.canonical:match "^[%w._/:@-]+$", "odd characters")

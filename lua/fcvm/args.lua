@@ -107,7 +107,8 @@ local function split_rest(list, argv)
 end
 
 --- Reads this recipe's arguments; see above. A wrong one ends the program with the usage and status 64, --help with 0.
--- `options.report ~= false` adds --json for fcvm.report; `description` is for --help.
+-- `options.report` says what fcvm.report can do for it: --json and --plot are added where it is nil, --json where it is
+-- "json", none where it is false. `description` is for --help.
 function M.read(spec, options)
   options = options or {}
   local list = normalise(spec)
@@ -115,6 +116,9 @@ function M.read(spec, options)
   if options.description then parser:description(options.description) end
   for _, entry in ipairs(list) do add(parser, entry) end
   if options.report ~= false and not spec.json then parser:flag "--json":description "give the report as JSON" end
+  if options.report == nil and not spec.plot then
+    parser:option "--plot":argname "FILE":description "write a chart of the report to this file, as SVG"
+  end
   local head, rest = split_rest(list, M.argv)
   if rest and rest[1] == "--" then table.remove(rest, 1) end
   local ok, result = parser:pparse(head)
@@ -126,7 +130,7 @@ function M.read(spec, options)
     if entry.kind == "rest" then result[entry.name] = rest end
     if result[entry.name] == nil and entry.default ~= nil then result[entry.name] = entry.default end
   end
-  M.json = result.json or false
+  M.json, M.plot = result.json or false, result.plot
   return result
 end
 

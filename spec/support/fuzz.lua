@@ -25,7 +25,9 @@ local bytes = { "\0", "\255", "\n", '"', "\\", "{", "}", "[", "]", ":", ",", "/"
 
 local edits = {
   function(text, at) return text:sub(1, at - 1) .. string.char(random(0, 255)) .. text:sub(at + 1) end,
-  function(text, at) return text:sub(1, at - 1) .. string.char((text:byte(at) or 0) ~ (1 << random(0, 7))) .. text:sub(at + 1) end,
+  function(text, at)
+    return text:sub(1, at - 1) .. string.char((text:byte(at) or 0) ~ (1 << random(0, 7))) .. text:sub(at + 1)
+  end,
   function(text, at) return text:sub(1, at - 1) .. pick(bytes) .. text:sub(at) end,
   function(text, at) return text:sub(1, at - 1) .. pick(bytes) .. text:sub(at + 1) end,
   function(text, at) return text:sub(1, at - 1) .. text:sub(at + random(1, 64)) end,
@@ -100,8 +102,8 @@ end
 
 local fields = { { 1, 100 }, { 101, 8 }, { 109, 8 }, { 117, 8 }, { 125, 12 }, { 137, 12 }, { 157, 1 }, { 158, 100 }, { 258, 6 },
   { 330, 8 }, { 338, 8 }, { 346, 155 } }
-local values = { "", "0", "7", "77777777777", "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", "8", "-1", " 1 ", "..", "/", "a/../b",
-  "x", "g", "L", "K", "5", "\x80\0\0\0\x7f\xff\xff\xff\xff\xff\xff\xff", "\0\0\0", "1\n2" }
+local values = { "", "0", "7", "77777777777", "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", "8", "-1", " 1 ", "..", "/",
+  "a/../b", "x", "g", "L", "K", "5", "\x80\0\0\0\x7f\xff\xff\xff\xff\xff\xff\xff", "\0\0\0", "1\n2" }
 
 -- One header with a field made odd and its checksum right again: damage that gets past the checksum.
 local function header(block)
@@ -117,12 +119,12 @@ end
 -- A pax header of one odd record.
 local function pax()
   local record = " " .. pick { "size", "path", "linkpath", "uid", "gid", "mtime", "SCHILY.xattr.user.x", "=" } .. "=" ..
-    pick { "-1024", "1e3", "1e400", "0x10", "0.5", "9223372036854775807", "99999999999999999999", "-1", "", "..", "a/../../b", "\0", "7",
-      ("x"):rep(300) } .. "\n"
+    pick { "-1024", "1e3", "1e400", "0x10", "0.5", "9223372036854775807", "99999999999999999999", "-1", "", "..",
+      "a/../../b", "\0", "7", ("x"):rep(300) } .. "\n"
   local size = #record + 2
   if size > 99 then size = size + 1 end
   local data = size .. record
-  local head = ("pax"):rep(1) .. ("\0"):rep(97) .. "0000644\0" .. "0000000\0" .. "0000000\0" .. ("%011o\0"):format(#data) ..
+  local head = "pax" .. ("\0"):rep(97) .. "0000644\0" .. "0000000\0" .. "0000000\0" .. ("%011o\0"):format(#data) ..
     "00000000000\0" .. (" "):rep(8) .. pick { "x", "g" } .. ("\0"):rep(100) .. "ustar\00000" .. ("\0"):rep(247)
   return with_checksum(head) .. data .. ("\0"):rep(-#data % 512)
 end
@@ -161,7 +163,10 @@ end
 local function problem_of(err)
   if type(err) ~= "table" or type(err.op) ~= "string" then return "no structured error: " .. tostring(err):sub(1, 400) end
   local code, text = errors.exit_status(err), tostring(err)
-  if not (code >= errors.status.usage and code <= errors.status.missing_input or code == errors.status.config) then return "status " .. code .. ": " .. text:sub(1, 400) end
+  -- 64 to 66: what was given is wrong; 78: it is no part of fcvm.
+  if not (code >= errors.status.usage and code <= errors.status.missing_input or code == errors.status.config) then
+    return "status " .. code .. ": " .. text:sub(1, 400)
+  end
   if #text > TEXT_MAX then return ("an error of %d bytes: %s"):format(#text, text:sub(1, 200)) end
 end
 
