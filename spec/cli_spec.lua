@@ -28,7 +28,7 @@ describe("the command line", function()
   end
 
   for title, case in pairs {
-    ["no command"] = { {}, 64, "usage: fcvm" },
+    ["no command"] = { {}, 64, "Usage: fcvm" },
     ["an unknown command, with the nearest one"] = { { "rnu" }, 64, "did you mean 'run'?" },
     ["an unknown option"] = { { "ls", "--wat" }, 64, "--wat" },
     ["an unknown global option"] = { { "--wat" }, 64, "--wat" },
@@ -48,6 +48,9 @@ describe("the command line", function()
     ["an option that a part of setup does not take"] = { { "setup", "rootfs", "--unpinned" }, 64, "--unpinned has no meaning" },
     ["an option that setup as a whole does not take"] = { { "setup", "--from", "x" }, 64, "--from has no meaning" },
     ["an unpinned Firecracker from nowhere"] = { { "setup", "firecracker", "--unpinned" }, 64, "--from" },
+    ["help for a command that does not exist"] = { { "help", "rnu" }, 64, "did you mean 'run'?" },
+    ["an argument that recipe ls does not take"] = { { "recipe", "ls", "x" }, 64, "recipe --help" },
+    ["another of podman's commands"] = { { "podman", "pull", "x" }, 64, "podman run" },
     ["a bad log level"] = { { "--log", "loud", "ls" }, 64, "debug" },
   } do
     test("says what is wrong with " .. title, function()
@@ -65,7 +68,29 @@ describe("the command line", function()
       assert.equal(0, result.status, command .. result.stderr)
       assert.matches("Usage: fcvm " .. command, result.stdout, 1, true)
     end
-    assert.matches("usage: fcvm", fcvm("--help").stdout, 1, true)
+    for _, command in ipairs { "podman", "recipe", "repl", "test", "version" } do
+      local result = fcvm(command, "--help")
+      assert.equal(0, result.status, command .. result.stderr)
+      assert.matches("Usage: fcvm " .. command, result.stdout, 1, true)
+      assert.equal(result.stdout, fcvm("help", command).stdout)
+    end
+    assert.matches("Usage: fcvm", fcvm("--help").stdout, 1, true)
+    assert.equal(fcvm("run", "-h").stdout, fcvm("help", "run").stdout)
+    assert.equal(fcvm("recipe", "--help").stdout, fcvm("recipe", "ls", "--help").stdout)
+  end)
+
+  test("tells a recipe's arguments, a line each", function()
+    local path = recipe("tell", [[require("fcvm").args({ image = { "string", "what to run", positional = 1 },
+cmd = { "rest", "its command" }, env = { "string", "a variable", short = "-e", many = true, metavar = "K=V" },
+data_dir = { "string", "where", required = false }, cpu = { "integer", "how many", default = 2 } },
+{ description = "Tells." })]])
+    local result = fcvm("recipe", "run", path, "--help")
+    assert.equal(0, result.status)
+    for _, line in ipairs { "Usage: fcvm recipe run ", "\nTells%.\n", "   IMAGE +what to run\n", "   CMD%.%.%. +its command\n",
+      "   %-e, %-%-env K=V +a variable\n", "   %-%-data%-dir DATA%-DIR +where\n", "   %-%-cpu N +how many %(default 2%)\n",
+      "   %-%-plot FILE +write a chart" } do
+      assert.matches(line, result.stdout)
+    end
   end)
 
   test("lists no VM where there is none, as a table and as JSON", function()

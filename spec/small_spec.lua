@@ -18,6 +18,23 @@ describe("json", function()
     assert.equal("{}", json.encode(json.object()))
   end)
 
+  it("writes what it is given, in order, and nothing that is not there", function()
+    assert.equal('{"a":[1,null,"x"],"b":{"c":true},"n":1000000000000}', json.encode { n = 10 ^ 12 // 1 | 0, a = { 1, nil, "x" },
+      b = { c = true } })
+    assert.equal('{"n":9}', json.encode { n = 9 })
+    assert.equal('{"1":"a","100":"b"}', json.encode { "a", [100] = "b" })
+    assert.equal('[\n  1,\n  {\n    "a":[]\n  }\n]', json.encode({ 1, { a = {} } }, true))
+    assert.equal('[0.1,null,1e+300,"\\"\\u0000"]', json.encode { 0.1, 1 / 0, 1e300, '"\0' })
+    assert.equal("[null]", json.encode { json.null })
+    local cycle = {}
+    cycle[1] = cycle
+    for _, bad in ipairs { { print }, cycle, { [true] = 1 }, { coroutine.create(print) } } do
+      local ok, err = pcall(json.encode, bad)
+      assert.is_false(ok)
+      assert.equal("write JSON", err.op)
+    end
+  end)
+
   it("says what is wrong with foreign text", function()
     for _, text in ipairs { "", "{", '{"a":}', "nonsense", ("["):rep(100000), "[1 2]", "[1,]", "{1:2}",
       '{"a" "b"}', "[1]x", "1 2", "]", '{"a":1]', "[1e999]", "[01x]",
