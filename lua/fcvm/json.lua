@@ -13,7 +13,9 @@ function M.object(map) return setmetatable(map or {}, { __jsontype = "object" })
 
 local DEPTH_MAX = 64
 
-local function refuse(message) errors.raise { op = "write JSON", name = "EINVAL", message = message, status = errors.status.internal } end
+local function refuse(message)
+  errors.raise { op = "write JSON", name = "EINVAL", message = message, status = errors.status.internal }
+end
 
 -- The length of the array that `value` is, holes included; nil where it is an object. An empty one is an array unless it
 -- says otherwise.
