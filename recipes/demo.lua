@@ -13,11 +13,11 @@ local reply = vm:request { port = args.port }
 local stages = vm:state().stages
 vm:stop()
 
+-- In the order in which they were reached: image and network are made at once, and whichever is done first is so here.
 local rows, before = {}, 0
-for _, name in ipairs { "network", "image", "disk", "spawn", "boot", "agent", "container", "healthy" } do
-  rows[#rows + 1] = { stage = name, at = stages[name], took = stages[name] - before }
-  before = stages[name]
-end
+for stage, at in pairs(stages) do rows[#rows + 1] = { stage = stage, at = at } end
+table.sort(rows, function(a, b) return a.at < b.at end)
+for _, row in ipairs(rows) do row.took, before = row.at - before, row.at end
 print "\nFrom start to healthy, in seconds:"
 fcvm.report { columns = { "stage", "at", "took" }, rows = rows }
 print(("\nThe container served (HTTP %d):\n%s"):format(reply.status, reply.body))

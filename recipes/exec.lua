@@ -5,12 +5,12 @@ local fcvm = require "fcvm"
 local args = fcvm.args({
   vm = { "string", "name, PID or id of the VM", positional = 1 },
   cmd = { "rest", "command and its arguments" },
-  env = { "string", "variable, K=V", short = "-e", many = true, metavar = "K=V" },
+  env = { "string", "variable for the command", short = "-e", many = true, metavar = "K=V" },
   user = { "string", "user in the container", short = "-u", required = false },
-  workdir = { "string", "directory to run it in", short = "-w", required = false },
+  workdir = { "string", "directory to run it in", short = "-w", required = false, metavar = "DIR" },
   interactive = { "boolean", "pass our stdin on", short = "-i" },
   guest = { "boolean", "run it in the guest itself, outside of the container" },
-  timeout = { "number", "seconds that it may take", required = false },
+  timeout = { "number", "seconds that it may take", required = false, metavar = "SECONDS" },
 }, { report = false, description = "Runs a command in a running VM's container." })
 
 if #args.cmd == 0 then

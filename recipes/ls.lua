@@ -4,7 +4,7 @@ local fcvm = require "fcvm"
 
 local args = fcvm.args({
   pid = { "integer", "only the VM of this process", required = false },
-}, { description = "Lists the running VMs. A record that cannot be read is reported on stderr." })
+}, { report = "json", description = "Lists the running VMs. A record that cannot be read is reported on stderr." })
 
 local living, dead, corrupt = fcvm.state.scan()
 for _, broken in ipairs(corrupt) do fcvm.log.warn("%s", tostring(broken.error)) end

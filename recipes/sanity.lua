@@ -5,7 +5,7 @@ local fcvm = require "fcvm"
 local args = fcvm.args({
   image = { "string", "image of a web server", default = fcvm.paths.images() .. "/demo" },
   port = { "integer", "its HTTP port", default = 80 },
-  limit = { "number", "seconds until it must be healthy", default = 180 },
+  limit = { "number", "seconds until it must be healthy", default = 180, metavar = "SECONDS" },
 }, { report = false, description = "Runs a web container from start to end; exit status 0 is a pass." })
 
 local began = fcvm.now()

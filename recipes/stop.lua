@@ -4,7 +4,7 @@ local fcvm = require "fcvm"
 
 local args = fcvm.args({
   vm = { "string", "name, PID or id", positional = 1, many = true },
-  timeout = { "number", "seconds until it is forced", short = "-t", default = 40 },
+  timeout = { "number", "seconds until it is forced", short = "-t", default = 40, metavar = "SECONDS" },
 }, { report = false, description = "Stops VMs and waits until nothing of them is left." })
 
 if #args.vm == 0 then

@@ -28,7 +28,7 @@ describe("the command line", function()
   end
 
   for title, case in pairs {
-    ["no command"] = { {}, 64, "usage: fcvm" },
+    ["no command"] = { {}, 64, "Usage: fcvm" },
     ["an unknown command, with the nearest one"] = { { "rnu" }, 64, "did you mean 'run'?" },
     ["an unknown option"] = { { "ls", "--wat" }, 64, "--wat" },
     ["an unknown global option"] = { { "--wat" }, 64, "--wat" },
@@ -45,6 +45,12 @@ describe("the command line", function()
     ["a recipe that does not exist"] = { { "recipe", "run", "sanitty" }, 66, "did you mean 'sanity'?" },
     ["a recipe's file that does not exist"] = { { "recipe", "run", "./none.lua" }, 66, "no such file" },
     ["a part of setup that does not exist"] = { { "setup", "everything" }, 64, "preflight" },
+    ["an option that a part of setup does not take"] = { { "setup", "rootfs", "--unpinned" }, 64, "--unpinned has no meaning" },
+    ["an option that setup as a whole does not take"] = { { "setup", "--from", "x" }, 64, "--from has no meaning" },
+    ["an unpinned Firecracker from nowhere"] = { { "setup", "firecracker", "--unpinned" }, 64, "--from" },
+    ["help for a command that does not exist"] = { { "help", "rnu" }, 64, "did you mean 'run'?" },
+    ["an argument that recipe ls does not take"] = { { "recipe", "ls", "x" }, 64, "recipe --help" },
+    ["another of podman's commands"] = { { "podman", "pull", "x" }, 64, "podman run" },
     ["a bad log level"] = { { "--log", "loud", "ls" }, 64, "debug" },
   } do
     test("says what is wrong with " .. title, function()
@@ -62,7 +68,29 @@ describe("the command line", function()
       assert.equal(0, result.status, command .. result.stderr)
       assert.matches("Usage: fcvm " .. command, result.stdout, 1, true)
     end
-    assert.matches("usage: fcvm", fcvm("--help").stdout, 1, true)
+    for _, command in ipairs { "podman", "recipe", "repl", "test", "version" } do
+      local result = fcvm(command, "--help")
+      assert.equal(0, result.status, command .. result.stderr)
+      assert.matches("Usage: fcvm " .. command, result.stdout, 1, true)
+      assert.equal(result.stdout, fcvm("help", command).stdout)
+    end
+    assert.matches("Usage: fcvm", fcvm("--help").stdout, 1, true)
+    assert.equal(fcvm("run", "-h").stdout, fcvm("help", "run").stdout)
+    assert.equal(fcvm("recipe", "--help").stdout, fcvm("recipe", "ls", "--help").stdout)
+  end)
+
+  test("tells a recipe's arguments, a line each", function()
+    local path = recipe("tell", [[require("fcvm").args({ image = { "string", "what to run", positional = 1 },
+cmd = { "rest", "its command" }, env = { "string", "a variable", short = "-e", many = true, metavar = "K=V" },
+data_dir = { "string", "where", required = false }, cpu = { "integer", "how many", default = 2 } },
+{ description = "Tells." })]])
+    local result = fcvm("recipe", "run", path, "--help")
+    assert.equal(0, result.status)
+    for _, line in ipairs { "Usage: fcvm recipe run ", "\nTells%.\n", "   IMAGE +what to run\n", "   CMD%.%.%. +its command\n",
+      "   %-e, %-%-env K=V +a variable\n", "   %-%-data%-dir DATA%-DIR +where\n", "   %-%-cpu N +how many %(default 2%)\n",
+      "   %-%-plot FILE +write a chart" } do
+      assert.matches(line, result.stdout)
+    end
   end)
 
   test("lists no VM where there is none, as a table and as JSON", function()
@@ -118,6 +146,24 @@ fcvm.sleep(100)]])
     local result = cli.run { "repl", stdin = table.concat(lines, "\n") .. "\n" }
     assert.equal(0, result.status)
     assert.equal("2\nrepl:1: x\nline 1: unexpected symbol near '='\n1\n2\n{ a = 1 }\n", result.stdout)
+  end)
+
+  test("takes a Firecracker of one's own where --unpinned says so, and not otherwise", function()
+    uv.fs_mkdir(directory .. "/own", 448)
+    for _, name in ipairs { "firecracker", "jailer" } do
+      local file = assert(io.open(directory .. "/own/" .. name, "w"))
+      file:write("my own ", name)
+      file:close()
+    end
+    local refused = fcvm("setup", "firecracker", "--from", directory .. "/own")
+    assert.equal(78, refused.status, refused.stderr)
+    local result = fcvm("setup", "firecracker", "--from", directory .. "/own", "--unpinned", "--json")
+    assert.equal(0, result.status, result.stderr)
+    local record = require("fcvm.json").decode(result.stdout)
+    assert.is_true(record.unpinned)
+    local jailer <close> = assert(io.open(directory .. "/bin/jailer"))
+    assert.equal("my own jailer", jailer:read "a")
+    assert.matches("unpinned %(not pinned%)", fcvm("setup", "preflight", "--only", "setup.firecracker").stdout)
   end)
 
   test("says which part of setup is missing", function()

@@ -12,6 +12,12 @@ describe("errors", function()
     assert.equal(2, errors.new { name = "ENOENT" }.errno)
   end)
 
+  it("are of a bounded size, whatever they tell of", function()
+    local err = errors.new { op = "read", subject = ("s"):rep(1 << 20), message = ("m"):rep(1 << 20), hint = ("h"):rep(1 << 20) }
+    assert.is_true(#tostring(err) < 8192)
+    assert.matches("^read s+…: m+… %(h+…%)$", tostring(err))
+  end)
+
   it("keep their cause when they are wrapped", function()
     local err = errors.wrap(errors.new { op = "open", subject = "/x", name = "ENOENT", message = "no" }, "start")
     assert.equal("start: open /x: no", tostring(err))

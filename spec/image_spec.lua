@@ -93,6 +93,8 @@ describe("image manifests", function()
       { schemaVersion = 2, config = descriptor(), layers = { descriptor(LAYER, 1.5) } },
       { schemaVersion = 2, config = descriptor(), layers = { descriptor(LAYER, 1 << 60) } },
       { schemaVersion = 2, config = descriptor(nil, 5 << 20), layers = {} },
+      { schemaVersion = 2, config = descriptor(), layers = { a = descriptor(LAYER) } },
+      { schemaVersion = 2, config = descriptor(), layers = { [2] = descriptor(LAYER) } },
       { schemaVersion = 2, config = descriptor(), layers = many } } do
       fails(65, "read image x: ", manifest.manifest, "x", document)
     end

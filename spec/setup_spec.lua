@@ -202,6 +202,21 @@ describe("setup", function()
       assert.matches("leads out of it", tostring(failure(tar.members, home .. "/out.tar")), 1, true)
     end)
 
+    test("are refused where a size leads back, so that reading would never end", function()
+      local data = read(archive())
+      for _, size in ipairs { "-1024", "9223372036854775807", "1e3", "0x400" } do
+        local record = (" size=%s\n"):format(size)
+        record = ("%d"):format(#record + 2) .. record
+        local head = data:sub(1, 512)
+        head = head:sub(1, 124) .. ("%011o\0"):format(#record) .. head:sub(137, 148) .. (" "):rep(8) .. "x" .. head:sub(158)
+        local sum = 0
+        for i = 1, 512 do sum = sum + head:byte(i) end
+        head = head:sub(1, 148) .. ("%06o\0 "):format(sum) .. head:sub(157)
+        write(home .. "/back.tar", head .. record .. ("\0"):rep(512 - #record) .. data)
+        assert.equal("EPROTO", failure(tar.members, home .. "/back.tar").name, size)
+      end
+    end)
+
     test("survive damage: members or a structured error, nothing else", function()
       local data = read(archive())
       math.randomseed(11)

@@ -7,13 +7,38 @@ describe("json", function()
     assert.equal(9007199254740993, json.decode(json.encode { id = 9007199254740993 }).id)
   end)
 
+  it("reads all that JSON has", function()
+    assert.same({ a = { 1, -2.5e3, true, false, "q\"\\\n\u{e9}", {}, {} }, b = "" },
+      json.decode(' {"a" : [1,-2.5e3,true,false,"q\\"\\\\\\n\\u00e9",[],{}],"b":""}\n', "it"))
+    assert.equal(5, json.decode("5", "it"))
+  end)
+
   it("writes empty arrays and objects as what they are", function()
     assert.equal("[]", json.encode(json.array()))
     assert.equal("{}", json.encode(json.object()))
   end)
 
+  it("writes what it is given, in order, and nothing that is not there", function()
+    assert.equal('{"a":[1,null,"x"],"b":{"c":true},"n":1000000000000}', json.encode { n = 10 ^ 12 // 1 | 0, a = { 1, nil, "x" },
+      b = { c = true } })
+    assert.equal('{"n":9}', json.encode { n = 9 })
+    assert.equal('{"1":"a","100":"b"}', json.encode { "a", [100] = "b" })
+    assert.equal('[\n  1,\n  {\n    "a":[]\n  }\n]', json.encode({ 1, { a = {} } }, true))
+    assert.equal('[0.1,null,1e+300,"\\"\\u0000"]', json.encode { 0.1, 1 / 0, 1e300, '"\0' })
+    assert.equal("[null]", json.encode { json.null })
+    local cycle = {}
+    cycle[1] = cycle
+    for _, bad in ipairs { { print }, cycle, { [true] = 1 }, { coroutine.create(print) } } do
+      local ok, err = pcall(json.encode, bad)
+      assert.is_false(ok)
+      assert.equal("write JSON", err.op)
+    end
+  end)
+
   it("says what is wrong with foreign text", function()
-    for _, text in ipairs { "", "{", '{"a":}', "nonsense", ("["):rep(100000) } do
+    for _, text in ipairs { "", "{", '{"a":}', "nonsense", ("["):rep(100000), "[1 2]", "[1,]", "{1:2}",
+      '{"a" "b"}', "[1]x", "1 2", "]", '{"a":1]', "[1e999]", "[01x]",
+      '["a]', "[tru]", "null", '/*"*/' .. ("["):rep(100000), "[1]//" } do
       local value, err = json.decode(text, "the text")
       assert.is_nil(value)
       assert.equal("EPROTO", err.name)
@@ -31,6 +56,12 @@ describe("machine", function()
     assert.equal(1610612736, machine.size "1.5GiB")
     assert.equal(1024, machine.size(1024))
     for _, bad in ipairs { "", "M", "12X", "-1M", "1e9", "99999999T" } do assert.has_error(function() machine.size(bad) end) end
+  end)
+
+  it("refuses what is long as fast as what is short", function()
+    local began = os.clock()
+    assert.has_error(function() machine.size(("9"):rep(100000)) end)
+    assert.is_true(os.clock() - began < 1)
   end)
 
   it("refuses memory that no guest can have", function()

@@ -2,9 +2,9 @@
 /*
  * core/base/error.h: what a function of the core tells its caller when it fails.
  *
- * A fallible function returns 0 (or a non-negative result) or -errno and fills the caller's struct fc_error. The buffers
- * are fixed, so that reporting an error cannot itself fail; what does not fit is cut. `error` may be NULL where the
- * caller wants the number alone. Libraries never print: the error is printed once, at the top.
+ * A fallible function returns 0 (or a non-negative result) or -errno and fills the caller's struct fc_error. The
+ * buffers are fixed, so that reporting an error cannot itself fail; what does not fit is cut. `error` may be NULL where
+ * the caller wants the number alone. Libraries never print: the error is printed once, at the top.
  */
 #ifndef FCVM_BASE_ERROR_H
 #define FCVM_BASE_ERROR_H
@@ -28,8 +28,8 @@ int fc_error_set(struct fc_error *error, int err, const char *op, const char *su
 
 /*
  * Puts what the caller was doing in front of an error from below: op "open" becomes "mount root: open". The subject is
- * replaced where the inner one is empty. Returns -err of the error, or -EIO where error is NULL (the number is then lost;
- * keep the callee's return value instead).
+ * replaced where the inner one is empty. Returns -err of the error, or -EIO where error is NULL (the number is then
+ * lost; keep the callee's return value instead).
  */
 int fc_error_wrap(struct fc_error *error, const char *op, const char *subject);
 

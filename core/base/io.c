@@ -96,8 +96,10 @@ int fc_io_send_fd(int socket, const void *data, size_t size, int fd) {
 		struct cmsghdr align;
 	} control = {.buffer = {0}};
 	struct iovec part = {.iov_base = (void *)(size_t)data, .iov_len = size};
-	struct msghdr message = {
-	        .msg_iov = &part, .msg_iovlen = 1, .msg_control = control.buffer, .msg_controllen = sizeof control.buffer};
+	struct msghdr message = {.msg_iov = &part,
+	                         .msg_iovlen = 1,
+	                         .msg_control = control.buffer,
+	                         .msg_controllen = sizeof control.buffer};
 	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
 	header->cmsg_level = SOL_SOCKET;
 	header->cmsg_type = SCM_RIGHTS;
@@ -139,8 +141,10 @@ ssize_t fc_io_recv_fd(int socket, void *data, size_t size, int *ret_fd) {
 		struct cmsghdr align;
 	} control;
 	struct iovec part = {.iov_base = data, .iov_len = size};
-	struct msghdr message = {
-	        .msg_iov = &part, .msg_iovlen = 1, .msg_control = control.buffer, .msg_controllen = sizeof control.buffer};
+	struct msghdr message = {.msg_iov = &part,
+	                         .msg_iovlen = 1,
+	                         .msg_control = control.buffer,
+	                         .msg_controllen = sizeof control.buffer};
 	ssize_t n;
 	do
 		n = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);

@@ -27,8 +27,8 @@ int fc_io_write_file(const char *path, const char *text, struct fc_error *error)
 int fc_io_send_fd(int socket, const void *data, size_t size, int fd);
 
 /*
- * Receives up to `size` bytes and at most one descriptor, close-on-exec. Returns the bytes received or -errno; *ret_fd is
- * the descriptor (the caller closes it) or -1. Where the peer sent several, all are closed and -EPROTO is returned.
+ * Receives up to `size` bytes and at most one descriptor, close-on-exec. Returns the bytes received or -errno; *ret_fd
+ * is the descriptor (the caller closes it) or -1. Where the peer sent several, all are closed and -EPROTO is returned.
  */
 ssize_t fc_io_recv_fd(int socket, void *data, size_t size, int *ret_fd);
 

@@ -12,8 +12,8 @@ static int error_tostring(lua_State *L) {
 		lua_getfield(L, 1, keys[i]);
 		part[i] = lua_tostring(L, -1);
 	}
-	lua_pushfstring(L, "%s%s%s: %s", part[0] ? part[0] : "fcvm", part[1] && part[1][0] ? " " : "", part[1] ? part[1] : "",
-	                part[2] ? part[2] : "failed");
+	lua_pushfstring(L, "%s%s%s: %s", part[0] ? part[0] : "fcvm", part[1] && part[1][0] ? " " : "",
+	                part[1] ? part[1] : "", part[2] ? part[2] : "failed");
 	if (part[3] && part[3][0])
 		lua_pushfstring(L, " (%s)", part[3]);
 	else

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * core/lua/common.h: what the bindings share. One file a noun; each checks its arguments, calls libfcvm, pushes results.
+ * core/lua/common.h: what the bindings share. One file a noun; each checks its arguments, calls libfcvm, pushes
+ * results.
  *
  * Any call of the Lua API may longjmp: hold no descriptor, lock or allocation across one. Make the userdata empty with
  * its metatable, acquire, store, push. Misuse raises; what can go wrong with right arguments is `nil, err`.
@@ -34,7 +35,6 @@ lua_Number fcl_opt_number(lua_State *L, int index, const char *key, lua_Number m
 
 /* Raises where the table at `index` has a key that is not in `known` (NULL-terminated), naming it. */
 void fcl_only_keys(lua_State *L, int index, const char *const *known);
-
 
 int fcl_open_proc(lua_State *L);
 int fcl_open_net(lua_State *L);

@@ -44,7 +44,9 @@ static int find_prefix(char *prefix, size_t size) {
  * code that an environment names. */
 static void set_path(lua_State *L, const char *prefix) {
 	lua_getglobal(L, "package");
-	lua_pushfstring(L, "%s/share/fcvm/lua/?.lua;%s/share/fcvm/lua/?/init.lua;/usr/share/lua/5.4/?.lua;/usr/share/lua/5.4/?/init.lua",
+	lua_pushfstring(L,
+	                "%s/share/fcvm/lua/?.lua;%s/share/fcvm/lua/?/init.lua;/usr/share/lua/5.4/?.lua;/usr/share/lua/"
+	                "5.4/?/init.lua",
 	                prefix, prefix);
 	lua_setfield(L, -2, "path");
 	lua_getfield(L, -1, "cpath");
@@ -84,7 +86,8 @@ static int run(lua_State *L) {
 }
 
 int main(int argc, char **argv) {
-	/* One arena: the loop is one thread, and each further arena would keep memory that a supervisor has no use for. */
+	/* One arena: the loop is one thread, and each further arena would keep memory that a supervisor has no use for.
+	 */
 	mallopt(M_ARENA_MAX, 1);
 	signal(SIGPIPE, SIG_IGN);
 	/* A parent may leave it ignored, and the status of a child would then be lost. */

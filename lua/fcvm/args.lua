@@ -5,7 +5,7 @@
 --       image = { "string", "image to run" },                 -- --image, required
 --       count = { "integer", "clones", default = 10 },
 --       quiet = { "boolean", "say less" },                    -- a flag
---       env   = { "string", "variable", many = true },        -- a list
+--       env   = { "string", "variable", many = true, short = "-e", metavar = "K=V" }, -- a list; --help says -e, --env K=V
 --       file  = { "string", "what to read", positional = 1 }, -- no option: the first argument
 --       cmd   = { "rest", "command" },                        -- all after the positional ones, as it stands
 --     }
@@ -14,6 +14,8 @@ local errors = require "fcvm.errors"
 local machine = require "fcvm.machine"
 
 local M = {}
+
+local WIDTH = 80 -- of --help
 
 -- What runs now, set by the runner of recipes.
 M.argv, M.program = {}, "recipe"
@@ -58,22 +60,42 @@ end
 
 local function option_name(entry) return "--" .. entry.name:gsub("_", "-") end
 
+-- What stands for a value in usages: --mem MEM, IMAGE.
+local function placeholder(entry)
+  local usual = not entry.positional and ({ integer = "N", size = "SIZE" })[entry.kind]
+  return entry.metavar or usual or (entry.name:gsub("_", "-"):upper())
+end
+
+-- Gives an element one line in --help. (argparse would give each of an option's names a line of its own.)
+local function label(element, text)
+  element._get_label_lines = function() return { text } end
+end
+
+local function add_positional(parser, entry, text)
+  local many = entry.kind == "rest" or entry.many
+  local argument = parser:argument(entry.name):description(text):argname(placeholder(entry))
+  argument:args(many and "*" or entry.required == false and "?" or 1)
+  if entry.kind ~= "rest" then argument:convert(converter(entry.kind)) end
+  label(argument, placeholder(entry) .. (many and "..." or ""))
+end
+
+local function add_option(parser, entry, text)
+  local names = (entry.short and entry.short .. " " or "") .. option_name(entry)
+  if entry.kind == "boolean" then
+    parser:flag(names):target(entry.name):description(text)
+    return
+  end
+  local option = parser:option(names):target(entry.name):description(text):convert(converter(entry.kind)):args(1)
+    :argname(placeholder(entry))
+  if entry.many then option:count "*" elseif entry.default == nil and entry.required ~= false then option:count(1) end
+  label(option, names:gsub(" ", ", ") .. " " .. placeholder(entry))
+end
+
 local function add(parser, entry)
   local text = entry.text
   if entry.default ~= nil then text = text .. (" (default %s)"):format(tostring(entry.default)) end
-  if entry.kind == "rest" then
-    parser:argument(entry.name):args "*":description(text)
-  elseif entry.positional then
-    local argument = parser:argument(entry.name):description(text):convert(converter(entry.kind)):args(entry.many and "*" or 1)
-    if entry.required == false and not entry.many then argument:args "?" end
-  elseif entry.kind == "boolean" then
-    parser:flag((entry.short and entry.short .. " " or "") .. option_name(entry)):target(entry.name):description(text)
-  else
-    local option = parser:option((entry.short and entry.short .. " " or "") .. option_name(entry)):target(entry.name)
-      :description(text):convert(converter(entry.kind)):args(1)
-    if entry.metavar then option:argname(entry.metavar) end
-    if entry.many then option:count "*" elseif entry.default == nil and entry.required ~= false then option:count(1) end
-  end
+  local how = (entry.positional or entry.kind == "rest") and add_positional or add_option
+  how(parser, entry, text)
 end
 
 -- What stands after the positional arguments belongs to the command that is run, options included, as with podman.
@@ -107,14 +129,18 @@ local function split_rest(list, argv)
 end
 
 --- Reads this recipe's arguments; see above. A wrong one ends the program with the usage and status 64, --help with 0.
--- `options.report ~= false` adds --json for fcvm.report; `description` is for --help.
+-- `options.report` says what fcvm.report can do for it: --json and --plot are added where it is nil, --json where it is
+-- "json", none where it is false. `description` is for --help.
 function M.read(spec, options)
   options = options or {}
   local list = normalise(spec)
-  local parser = argparse(M.program):help_max_width(110)
+  local parser = argparse(M.program):usage_max_width(WIDTH):help_max_width(WIDTH):help_description_margin(28)
   if options.description then parser:description(options.description) end
   for _, entry in ipairs(list) do add(parser, entry) end
   if options.report ~= false and not spec.json then parser:flag "--json":description "give the report as JSON" end
+  if options.report == nil and not spec.plot then
+    label(parser:option "--plot":argname "FILE":description "write a chart of the report to this file, as SVG", "--plot FILE")
+  end
   local head, rest = split_rest(list, M.argv)
   if rest and rest[1] == "--" then table.remove(rest, 1) end
   local ok, result = parser:pparse(head)
@@ -126,7 +152,7 @@ function M.read(spec, options)
     if entry.kind == "rest" then result[entry.name] = rest end
     if result[entry.name] == nil and entry.default ~= nil then result[entry.name] = entry.default end
   end
-  M.json = result.json or false
+  M.json, M.plot = result.json or false, result.plot
   return result
 end
 

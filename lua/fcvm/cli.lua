@@ -20,7 +20,7 @@ local commands = {
 }
 
 local usage = [[
-usage: fcvm [--data-dir DIR] [--log LEVEL] COMMAND [ARGUMENTS]
+Usage: fcvm [--data-dir DIR] [--log LEVEL] COMMAND [ARGUMENTS]
 
 %s
   recipe run    run a recipe: a file, or the name of one of `fcvm recipe ls`
@@ -29,8 +29,37 @@ usage: fcvm [--data-dir DIR] [--log LEVEL] COMMAND [ARGUMENTS]
   repl          use the Lua API interactively
   version       print the version
 
-Each command has --help. The data directory is %s.
+`fcvm COMMAND --help` tells more of each. The data directory is %s.
 ]]
+
+-- --help of what is no recipe.
+local help = {
+  podman = [[
+Usage: fcvm podman run [OPTIONS] IMAGE [COMMAND...]
+
+The same as fcvm run: fcvm podman run --help tells more.
+]],
+  recipe = [[
+Usage: fcvm recipe run FILE|NAME [ARGUMENTS]
+       fcvm recipe ls [--json]
+
+Runs a Lua file over fcvm's API (docs/lua-api.md), or lists those that have a name: the files in $FCVM_RECIPES (else
+$XDG_CONFIG_HOME/fcvm/recipes), which come first, and the built-in ones. Each has --help.
+]],
+  test = [[
+Usage: fcvm test NAME [ARGUMENTS]
+
+Runs the recipe of this name as a test; exit status 0 is a pass. There is: sanity.
+]],
+  repl = [[
+Usage: fcvm repl
+
+Runs lines of Lua with the API as `fcvm`. Lines are read from stdin; docs/repl.md lists the keys of a terminal.
+]],
+  version = "Usage: fcvm version\n",
+}
+
+local function is_help(word) return word == "--help" or word == "-h" end
 
 local function print_usage(to)
   local lines = {}
@@ -77,28 +106,32 @@ local function rest_of(argv, from) return table.move(argv, from, #argv, 1, {}) e
 
 local function recipe_command(argv, i)
   local action = argv[i]
-  if action == "run" and argv[i + 1] == "--help" then
-    print "usage: fcvm recipe run FILE|NAME [ARGUMENTS]"
-    return 0
-  elseif action == "run" and argv[i + 1] then
+  if action == "run" and argv[i + 1] then
     return run_recipe(argv[i + 1], rest_of(argv, i + 2), "fcvm recipe run " .. argv[i + 1])
   elseif action == "ls" then
     local json = argv[i + 1] == "--json"
+    if argv[i + 1] and not json then usage_error(("recipe ls has no '%s'"):format(argv[i + 1]), "fcvm recipe --help") end
     require "fcvm.report" { title = "recipes", columns = { "name", "about", "path" },
       rows = require("fcvm.recipe").list(), json = json }
     return 0
   end
-  usage_error("recipe run FILE|NAME, or recipe ls")
+  usage_error("it is recipe run FILE|NAME, or recipe ls", "fcvm recipe --help")
 end
 
-local function dispatch(argv)
+local dispatch
+function dispatch(argv)
   local i, instead = global_options(argv)
   local command = instead or argv[i]
   if command == nil then
     print_usage(io.stderr)
     return errors.status.usage
   elseif command == "help" then
+    if not instead and argv[i + 1] then return dispatch { argv[i + 1], "--help" } end
     print_usage(io.stdout)
+    return 0
+  elseif help[command] and (is_help(argv[i + 1]) or command == "recipe" and is_help(argv[i + 2])
+    and (argv[i + 1] == "run" or argv[i + 1] == "ls")) then
+    io.stdout:write(help[command])
     return 0
   elseif command == "version" then
     print("fcvm " .. M.version)
@@ -112,10 +145,12 @@ local function dispatch(argv)
   elseif command == "recipe" then
     return recipe_command(argv, i + 1)
   elseif command == "test" then
-    if not argv[i + 1] or argv[i + 1]:sub(1, 1) == "-" then usage_error "test takes a suite's name: fcvm test sanity" end
+    if not argv[i + 1] or argv[i + 1]:sub(1, 1) == "-" then
+      usage_error("it needs a test's name: fcvm test sanity", "fcvm test --help")
+    end
     return run_recipe(argv[i + 1], rest_of(argv, i + 2), "fcvm test " .. argv[i + 1])
   elseif command == "podman" then
-    if argv[i + 1] ~= "run" then usage_error("podman: only 'podman run' is there", "fcvm podman run --help") end
+    if argv[i + 1] ~= "run" then usage_error("of podman's commands there is 'podman run' alone", "fcvm podman --help") end
     return run_recipe("run", rest_of(argv, i + 2), "fcvm podman run")
   end
   local names = { "podman", "recipe", "repl", "test", "version", "help" }

@@ -45,10 +45,15 @@ function Error:__tostring()
   return text
 end
 
+local TEXT_MAX = 2048 -- bytes of each text: foreign ones may be of any length
+
 --- Makes an error without raising it. Takes the fields above; `name` ("ENOENT") stands for `errno` and the reverse.
+-- Texts are cut at 2048 bytes.
 function M.new(fields)
   local err = {}
-  for key, value in pairs(fields) do err[key] = value end
+  for key, value in pairs(fields) do
+    err[key] = type(value) == "string" and #value > TEXT_MAX and value:sub(1, TEXT_MAX - 3) .. "…" or value
+  end
   err.errno = err.errno or numbers[err.name]
   return setmetatable(err, Error)
 end

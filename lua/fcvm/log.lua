@@ -19,13 +19,13 @@ local function write(self, level, format, ...)
   if levels[level] > shared.level then return end
   local text = select("#", ...) > 0 and format:format(...) or tostring(format)
   local label = (level == "error" or level == "warn") and (level == "warn" and "warning: " or "error: ") or ""
-  if shared.before then shared.before() end
-  for line in text:gmatch("[^\n]+") do
-    line = self.prefix .. label .. printable(line)
-    if shared.terminal and colour[level] then line = colour[level] .. line .. "\27[0m" end
-    (shared.file or io.stderr):write(line, "\n")
-  end
-  if shared.after then shared.after() end
+  M.aside(function()
+    for line in text:gmatch("[^\n]+") do
+      line = self.prefix .. label .. printable(line)
+      if shared.terminal and colour[level] then line = colour[level] .. line .. "\27[0m" end
+      (shared.file or io.stderr):write(line, "\n")
+    end
+  end)
 end
 
 for level in pairs(levels) do
@@ -53,6 +53,13 @@ function M.to_file(path)
   if not file then return end
   file:setvbuf "line"
   shared.file, shared.terminal = file, false
+end
+
+--- Runs `fn`, which writes to the terminal, while the progress bar is out of its way.
+function M.aside(fn)
+  if shared.before then shared.before() end
+  fn()
+  if shared.after then shared.after() end
 end
 
 --- For a progress bar: functions that clear it before a line and draw it again after.

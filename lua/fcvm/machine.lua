@@ -25,7 +25,8 @@ local units = { [""] = 1, B = 1, K = 1 << 10, M = 1 << 20, G = 1 << 30, T = 1 <<
 
 --- Bytes of a size: a number, or "512M", "1.5G", "2GiB".
 function M.size(value, what)
-  local number, unit = tostring(value):match "^(%d+%.?%d*)%s*([BKMGT]?)i?B?$"
+  local text = tostring(value)
+  local number, unit = (#text <= 40 and text or ""):match "^(%d+%.?%d*)%s*([BKMGT]?)i?B?$"
   local bytes = number and math.floor((tonumber(number) + 0.0) * units[unit])
   if not bytes or bytes >= 1 << 52 then
     errors.raise { op = "read size of", subject = what or "memory", name = "EINVAL", message = ("'%s' is no size"):format(value),

@@ -1,10 +1,12 @@
 -- SPDX-License-Identifier: Apache-2.0
---- Progress of a long step: a bar on a terminal, one plain line at its end when piped.
+--- Progress of a long step: a bar on a terminal, one plain line at its end when piped. It ends by `done` or `fail`, or with
+-- the scope that it was made in.
 --
 --     local bar <close> = progress("kernel", 40 << 20, { unit = "bytes" })
 --     bar:step(4096); bar:done("6.1.0-40")
 local uv = require "luv"
 local log = require "fcvm.log"
+local task = require "fcvm.task"
 
 local WIDTH, INTERVAL = 28, 0.08
 local Bar = { __name = "fcvm.progress" }
@@ -29,7 +31,17 @@ local function draw(bar)
     text = text .. " …"
   end
   if bar.note then text = text .. "  " .. bar.note end
-  io.stderr:write("\r\27[K", text)
+  -- A line that wraps could not be taken back.
+  local after = utf8.len(text) and utf8.offset(text, bar.columns)
+  io.stderr:write("\r\27[K", after and text:sub(1, after - 1) or text:sub(1, 4 * bar.columns))
+end
+
+-- How wide the terminal is; 80 where it does not say.
+local function columns()
+  local terminal = uv.new_tty(2, false)
+  local width = terminal and terminal:get_winsize()
+  if terminal then terminal:close() end
+  return width and width > 0 and width or 80
 end
 
 local function clear() if shown then io.stderr:write("\r\27[K") end end
@@ -57,8 +69,6 @@ end
 
 --- Sets the value reached. --
 function Bar:set(value, total) self.value, self.total = value, total or self.total; update(self) end
---- Goes on by `n` (1). --
-function Bar:step(n) self:set(self.value + (n or 1)) end
 --- Shows a word beside the bar, such as the file at hand. --
 function Bar:say(note) self.note = log.printable(note); update(self) end
 
@@ -72,6 +82,11 @@ end
 
 --- Ends with a line: `text`, by default the time it took; false for none. --
 function Bar:done(text) finish(self, "info", text) end
+--- Goes on by `n` (1). The bar is done when it gets to its total. --
+function Bar:step(n)
+  self:set(self.value + (n or 1))
+  if self.total and self.value >= self.total then self:done() end
+end
 --- Ends with an error line. --
 function Bar:fail(text) finish(self, "error", text) end
 function Bar:__close(err)
@@ -81,10 +96,13 @@ function Bar:__close(err)
 end
 Bar.__gc = hide
 
---- Makes a bar. `total` may be nil where it is not known; options: unit = "bytes". --
+--- Makes a bar. `total` may be nil where it is not known; options: unit = "bytes". Where its scope ends before it is done it
+-- goes without a word. --
 return function(title, total, options)
-  local bar = setmetatable({ title = title, total = total, value = 0, drawn = 0, began = uv.hrtime() / 1e9,
-    unit = options and options.unit, terminal = uv.guess_handle(2) == "tty" }, Bar)
+  local terminal = uv.guess_handle(2) == "tty"
+  local bar = setmetatable({ title = log.printable(title), total = total, value = 0, drawn = 0, began = uv.hrtime() / 1e9,
+    unit = options and options.unit, terminal = terminal, columns = terminal and columns() or 80 }, Bar)
+  if task.running() then task.defer(function() finish(bar, "info", false) end) end
   update(bar)
   return bar
 end

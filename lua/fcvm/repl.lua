@@ -83,10 +83,6 @@ end
 --- Runs the session; returns its exit status.
 function M.main(argv)
   if argv[1] then
-    if argv[1] == "--help" then
-      print "usage: fcvm repl\n\nThe Lua API interactively. Lines are read from stdin; docs/repl.md lists the keys."
-      return 0
-    end
     errors.raise { op = "repl", name = "EINVAL", message = "it takes no arguments", status = errors.status.usage }
   end
   task.main(function()

@@ -23,7 +23,8 @@ static void error_reads_as_a_sentence(void **state) {
 	assert_int_equal(fc_error_set(&error, ENOENT, "open", "/x", "make it", NULL), -ENOENT);
 	assert_string_equal(fc_error_format(&error, text, sizeof text), "open /x: No such file or directory (make it)");
 	assert_int_equal(fc_error_wrap(&error, "start", "other"), -ENOENT);
-	assert_string_equal(fc_error_format(&error, text, sizeof text), "start: open /x: No such file or directory (make it)");
+	assert_string_equal(fc_error_format(&error, text, sizeof text),
+	                    "start: open /x: No such file or directory (make it)");
 }
 
 static void error_is_cut_to_size(void **state) {
@@ -90,8 +91,10 @@ static void two_descriptors_are_refused(void **state) {
 		struct cmsghdr align;
 	} control = {.buffer = {0}};
 	struct iovec part = {.iov_base = (char[]){'x'}, .iov_len = 1};
-	struct msghdr message = {
-	        .msg_iov = &part, .msg_iovlen = 1, .msg_control = control.buffer, .msg_controllen = sizeof control.buffer};
+	struct msghdr message = {.msg_iov = &part,
+	                         .msg_iovlen = 1,
+	                         .msg_control = control.buffer,
+	                         .msg_controllen = sizeof control.buffer};
 	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
 	header->cmsg_level = SOL_SOCKET;
 	header->cmsg_type = SCM_RIGHTS;
@@ -111,9 +114,9 @@ static void two_descriptors_are_refused(void **state) {
 
 int main(void) {
 	const struct CMUnitTest tests[] = {
-	        cmocka_unit_test(error_reads_as_a_sentence),        cmocka_unit_test(error_is_cut_to_size),
-	        cmocka_unit_test(no_failure_reads_as_success),      cmocka_unit_test(files_are_read_whole_and_bounded),
-	        cmocka_unit_test(one_descriptor_passes),            cmocka_unit_test(two_descriptors_are_refused),
+	        cmocka_unit_test(error_reads_as_a_sentence),   cmocka_unit_test(error_is_cut_to_size),
+	        cmocka_unit_test(no_failure_reads_as_success), cmocka_unit_test(files_are_read_whole_and_bounded),
+	        cmocka_unit_test(one_descriptor_passes),       cmocka_unit_test(two_descriptors_are_refused),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

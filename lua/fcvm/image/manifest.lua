@@ -54,9 +54,15 @@ function M.decode(subject, text, what)
   return value
 end
 
+-- A list: its keys are 1 to their number, so that an object is none, and neither is what a null left a hole in.
 local function list_of(subject, value, what, max)
   if type(value) ~= "table" then M.corrupt(subject, ("its %s are no list"):format(what)) end
-  if #value > max then M.corrupt(subject, ("it has more than %d %s"):format(max, what)) end
+  local count = 0
+  for _ in pairs(value) do count = count + 1 end
+  if count > max then M.corrupt(subject, ("it has more than %d %s"):format(max, what)) end
+  for i = 1, count do
+    if value[i] == nil then M.corrupt(subject, ("its %s are no list"):format(what)) end
+  end
   return value
 end
 
@@ -123,7 +129,7 @@ function M.manifest(subject, document)
 end
 
 local function strings(subject, value, what)
-  if value == nil or value == json.null then return nil end
+  if value == nil then return nil end
   for i, word in ipairs(list_of(subject, value, what, 4096)) do
     if type(word) ~= "string" then M.corrupt(subject, ("its %s[%d] is no string"):format(what, i)) end
   end
@@ -131,7 +137,7 @@ local function strings(subject, value, what)
 end
 
 local function text(subject, value, what)
-  if value == nil or value == json.null or value == "" then return nil end
+  if value == nil or value == "" then return nil end
   if type(value) ~= "string" then M.corrupt(subject, ("its %s is no string"):format(what)) end
   return value
 end

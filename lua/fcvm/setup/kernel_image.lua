@@ -15,6 +15,7 @@ local unpackers = {
   { "\x28\xb5\x2f\xfd", { "zstd", "-dc" } },
 }
 
+local HEADER = 0x260 -- bytes that hold all of a setup header that is looked at
 local PROBLEM = "neither a kernel that Firecracker boots nor one that holds it"
 
 local function refuse(what, message)
@@ -26,6 +27,7 @@ end
 -- has no such header. Raises where the header lies.
 function M.payload(image, what)
   local offset, length, size
+  if #image < HEADER then return nil end
   if image:sub(0x203, 0x206) == "HdrS" then
     local version = ("<I2"):unpack(image, 0x207)
     if version < 0x208 then refuse(what, "its boot protocol is too old") end
@@ -64,7 +66,7 @@ end
 
 --- Writes to `path` what Firecracker boots out of `image` (the whole file's bytes), which errors call `what`.
 function M.extract(image, path, arch, what)
-  if #image < 0x260 then refuse(what, PROBLEM) end
+  if #image < HEADER then refuse(what, PROBLEM) end
   local file = assert(io.open(path, "wb"))
   local ok, err = pcall(function()
     if M.boots(image, arch) then

@@ -152,7 +152,8 @@ local function follow(bar)
       local text = line:match "^I: (.-)%.*$"
       if text then
         bar:say(text)
-        bar:step()
+        -- Not a step: it may say more than it did when it was counted, and is done when it ends.
+        bar:set(bar.value + 1)
       end
     end
     rest = rest:match "[^\n]*$"

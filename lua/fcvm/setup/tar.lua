@@ -5,6 +5,7 @@ local errors = require "fcvm.errors"
 local M = {}
 
 local BLOCK = 512
+local ID_MAX = (1 << 32) - 2
 local LONG_MAX = 1 << 20 -- bytes of a header that stands for a name or for pax records
 
 local types = { ["0"] = "file", ["\0"] = "file", ["7"] = "file", ["1"] = "hardlink", ["2"] = "symlink", ["3"] = "char",
@@ -29,6 +30,15 @@ local function number(block, at, size, what)
   end
   local digits = field:match "^[ \0]*([0-7]*)[ \0]*"
   return digits == "" and 0 or tonumber(digits, 8)
+end
+
+-- A whole number from 0 to 2^53 in decimal, as pax has them (times with a fraction, which is left out), or nil for nil.
+local function decimal(value, what)
+  if not value then return nil end
+  local whole = #value < 32 and value:match "^(%d+)%.?%d*$"
+  local n = whole and math.tointeger(tonumber(whole))
+  if not n or n > 1 << 53 then bad(what, "a number in a pax record is none") end
+  return n
 end
 
 local function checksum_fits(block)
@@ -83,12 +93,13 @@ function M.members(path, pause)
     if not checksum_fits(block) then bad(path, "a header's checksum does not fit") end
     do
       local flag = block:sub(157, 157)
-      local size = tonumber(extra.size) or number(block, 125, 12, path)
+      local size = decimal(extra.size or common.size, path) or number(block, 125, 12, path)
+      if size > total then bad(path, "it was cut short") end
       local after = file:seek() + (size + BLOCK - 1) // BLOCK * BLOCK
       if after > total then bad(path, "it was cut short") end
       if flag == "x" or flag == "g" or flag == "L" or flag == "K" then
         if size > LONG_MAX then bad(path, "a header of a header is too long") end
-        local data = file:read(size)
+        local data = file:read(size) or ""
         if flag == "L" then
           extra.path = data:match "^[^\0]*"
         elseif flag == "K" then
@@ -101,13 +112,18 @@ function M.members(path, pause)
         local prefix = block:sub(258, 263) == "ustar\0" and text(block, 346, 155) or ""
         local name = fields.path or (prefix ~= "" and prefix .. "/" or "") .. text(block, 1, 100)
         local kind = types[flag]
+        local uid = decimal(fields.uid, path) or number(block, 109, 8, path)
+        local gid = decimal(fields.gid, path) or number(block, 117, 8, path)
+        if uid > ID_MAX or gid > ID_MAX then bad(path, ("the owner of '%s' is out of range"):format(name)) end
         if not kind then bad(path, ("'%s' is of the unknown type '%s'"):format(name, flag)) end
-        local member = { path = absolute(name, path), type = kind, mode = number(block, 101, 8) & 4095,
-          uid = tonumber(fields.uid) or number(block, 109, 8), gid = tonumber(fields.gid) or number(block, 117, 8),
-          size = kind == "file" and size or 0, mtime = math.floor(tonumber(fields.mtime) or number(block, 137, 12)) }
+        local member = { path = absolute(name, path), type = kind, mode = number(block, 101, 8, path) & 4095,
+          uid = uid, gid = gid, size = kind == "file" and size or 0,
+          mtime = decimal(fields.mtime, path) or number(block, 137, 12, path) }
         if kind == "symlink" then member.target = fields.linkpath or text(block, 158, 100) end
         if kind == "hardlink" then member.target = absolute(fields.linkpath or text(block, 158, 100), path) end
-        if kind == "char" or kind == "block" then member.major, member.minor = number(block, 330, 8), number(block, 338, 8) end
+        if kind == "char" or kind == "block" then
+          member.major, member.minor = number(block, 330, 8, path), number(block, 338, 8, path)
+        end
         for key, value in pairs(extra) do
           local xattr = key:match "^SCHILY%.xattr%.(.+)$"
           if xattr then
