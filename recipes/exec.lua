@@ -5,7 +5,7 @@ local fcvm = require "fcvm"
 local args = fcvm.args({
   vm = { "string", "name, PID or id of the VM", positional = 1 },
   cmd = { "rest", "command and its arguments" },
-  env = { "string", "variable for the command", short = "-e", many = true, metavar = "K=V" },
+  env = { "pairs", "variable for the command, K=V, or K to pass ours on", short = "-e" },
   user = { "string", "user in the container", short = "-u", required = false },
   workdir = { "string", "directory to run it in", short = "-w", required = false, metavar = "DIR" },
   interactive = { "boolean", "pass our stdin on", short = "-i" },
@@ -17,15 +17,9 @@ if #args.cmd == 0 then
   fcvm.errors.raise { op = "exec", name = "EINVAL", message = "it needs a command", hint = "fcvm exec web ls -l" }
 end
 
-local env = {}
-for _, entry in ipairs(args.env or {}) do
-  local key, value = entry:match "^([^=]+)=(.*)$"
-  if key then env[key] = value end
-end
-
 local out, bad = fcvm.stream.sink(1), fcvm.stream.sink(2)
 local command = table.move(args.cmd, 1, #args.cmd, 1, {
-  env = next(env) and env or nil, user = args.user, cwd = args.workdir, vm = args.guest, timeout = args.timeout,
+  env = args.env, user = args.user, cwd = args.workdir, vm = args.guest, timeout = args.timeout,
   stdin = args.interactive and fcvm.stream.source(0) or nil,
   on_stdout = function(data) out:write(data) end,
   on_stderr = function(data) bad:write(data) end,

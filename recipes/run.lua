@@ -8,10 +8,10 @@ local args = fcvm.args({
   name = { "string", "name of the VM, unique among the running ones", required = false },
   cpu = { "integer", "processors (2, or as many as this host has)", required = false },
   mem = { "size", "memory: 512M, 2G (default 1G)", required = false },
-  env = { "string", "variable for the container, K=V, or K to pass ours on", short = "-e", many = true, metavar = "K=V" },
+  env = { "pairs", "variable for the container, K=V, or K to pass ours on", short = "-e" },
   entrypoint = { "string", "program instead of the image's entrypoint", required = false, metavar = "PROGRAM" },
   health_check = { "string", "URL in the VM that answers when the container is healthy", required = false, metavar = "URL" },
-  label = { "string", "label of the VM, K=V", many = true, metavar = "K=V" },
+  label = { "pairs", "label of the VM" },
   pull = { "string", "ask the registry: missing, always or never", default = "missing", metavar = "WHEN" },
   data_dir = { "string", "data directory", required = false, metavar = "DIR" },
   detach = { "boolean", "leave the VM running and print its name", short = "-d" },
@@ -19,22 +19,9 @@ local args = fcvm.args({
 
 if args.data_dir then fcvm.paths.set_data(args.data_dir) end
 
-local function pairs_of(list, what)
-  local map = {}
-  for _, entry in ipairs(list or {}) do
-    local key, value = entry:match "^([^=]+)=(.*)$"
-    key, value = key or entry, value or os.getenv(entry)
-    if not value then
-      fcvm.errors.raise { op = "run", subject = entry, name = "EINVAL", message = "a " .. what .. " reads K=V" }
-    end
-    map[key] = value
-  end
-  return next(map) and map or nil
-end
-
 local vm = fcvm.run { image = args.image, cmd = #args.cmd > 0 and args.cmd or nil, name = args.name, cpu = args.cpu,
-  mem = args.mem, env = pairs_of(args.env, "variable"), entrypoint = args.entrypoint, health = args.health_check,
-  labels = pairs_of(args.label, "label"), pull = args.pull, detach = args.detach, output = not args.detach and "inherit" or nil }
+  mem = args.mem, env = args.env, entrypoint = args.entrypoint, health = args.health_check,
+  labels = args.label, pull = args.pull, detach = args.detach, output = not args.detach and "inherit" or nil }
 
 if args.detach then
   vm:wait "running"

@@ -169,7 +169,7 @@ fcvm.report { title = "fleet", columns = { "name", "seconds", "private", "note" 
     end
 
     test("is drawn on a terminal, makes room for what is printed, and ends in a line", function()
-      local out = on_terminal(100, (RECIPE:gsub("bar:step%(%)", "fcvm.sleep(0.1) bar:step()")))
+      local out = on_terminal(100, (RECIPE:gsub("bar:step%(%)", "fcvm.sleep(0.3) bar:step()")))
       assert.matches("clones %[#########%.+%]  33 %%  1 of 3", out)
       assert.matches("\r\27%[Kclones: done in [%d.]+ s\r\nNAME", out)
     end)

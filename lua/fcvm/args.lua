@@ -22,6 +22,11 @@ M.argv, M.program = {}, "recipe"
 
 local convert = {
   string = function(text) return text end,
+  pairs = function(text)
+    local key, value = text:match "^([^=]+)=(.*)$"
+    key, value = key or text, value or os.getenv(text)
+    return value and { key, value } or nil, "K=V, nor the name of a variable that is set"
+  end,
   integer = function(text) return math.tointeger(tonumber(text)), "an integer" end,
   number = function(text) return tonumber(text), "a number" end,
   size = function(text)
@@ -45,10 +50,11 @@ local function normalise(spec)
     local kind = entry[1]
     if kind ~= "boolean" and kind ~= "rest" and not convert[kind] then
       errors.raise { op = "declare arguments", subject = name, name = "EINVAL",
-        message = ("'%s' is no type: string, integer, number, size, boolean or rest"):format(tostring(kind)) }
+        message = ("'%s' is no type: string, integer, number, size, pairs, boolean or rest"):format(tostring(kind)) }
     end
-    list[#list + 1] = { name = name, kind = kind, text = entry[2] or "", default = entry.default, many = entry.many,
-      short = entry.short, positional = entry.positional, required = entry.required, metavar = entry.metavar }
+    list[#list + 1] = { name = name, kind = kind, text = entry[2] or "", default = entry.default,
+      many = entry.many or kind == "pairs", short = entry.short, positional = entry.positional, required = entry.required,
+      metavar = entry.metavar }
   end
   table.sort(list, function(a, b)
     local x, y = a.positional or 99, b.positional or 99
@@ -62,7 +68,7 @@ local function option_name(entry) return "--" .. entry.name:gsub("_", "-") end
 
 -- What stands for a value in usages: --mem MEM, IMAGE.
 local function placeholder(entry)
-  local usual = not entry.positional and ({ integer = "N", size = "SIZE" })[entry.kind]
+  local usual = not entry.positional and ({ integer = "N", size = "SIZE", pairs = "K=V" })[entry.kind]
   return entry.metavar or usual or (entry.name:gsub("_", "-"):upper())
 end
 
@@ -128,6 +134,13 @@ local function split_rest(list, argv)
   return head, {}
 end
 
+local function map_of(list)
+  if not list or #list == 0 then return nil end
+  local map = {}
+  for _, pair in ipairs(list) do map[pair[1]] = pair[2] end
+  return map
+end
+
 --- Reads this recipe's arguments; see above. A wrong one ends the program with the usage and status 64, --help with 0.
 -- `options.report` says what fcvm.report can do for it: --json and --plot are added where it is nil, --json where it is
 -- "json", none where it is false. `description` is for --help.
@@ -150,6 +163,7 @@ function M.read(spec, options)
   end
   for _, entry in ipairs(list) do
     if entry.kind == "rest" then result[entry.name] = rest end
+    if entry.kind == "pairs" then result[entry.name] = map_of(result[entry.name]) end
     if result[entry.name] == nil and entry.default ~= nil then result[entry.name] = entry.default end
   end
   M.json, M.plot = result.json or false, result.plot

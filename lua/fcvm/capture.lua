@@ -103,12 +103,15 @@ end
 local function quietly(self, fn, ...)
   local arguments = table.pack(...)
   return task.scope(function()
+    local silence
     task.defer(function()
       guest.wake(self.vmm.root)
+      -- Its end would be heard in the guest while it is to be silent.
+      if silence then silence:close() end
       self:take_up()
     end)
     self:let_go()
-    guest.quiesce(self.vmm.root)
+    silence = guest.quiesce(self.vmm.root)
     return fn(table.unpack(arguments, 1, arguments.n))
   end)
 end

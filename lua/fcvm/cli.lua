@@ -15,6 +15,7 @@ local commands = {
   { "inspect", "inspect", "show all that is known of a VM" },
   { "logs", "logs", "show what a VM's container wrote" },
   { "stop", "stop", "stop VMs" },
+  { "snapshot", "snapshot", "make, list, inspect and remove snapshots; serve one; run a clone" },
   { "sweep", "sweep", "remove what killed VMs left" },
   { "setup", "setup", "make what fcvm needs: Firecracker, kernel, root file system; preflight checks the host" },
 }
@@ -31,6 +32,10 @@ Usage: fcvm [--data-dir DIR] [--log LEVEL] COMMAND [ARGUMENTS]
 
 `fcvm COMMAND --help` tells more of each. The data directory is %s.
 ]]
+
+-- Commands of two words, and the names that they had earlier.
+local longer = { snapshot = { serve = "serve", run = "clone" } }
+local earlier = { ["memory-server"] = "serve", clone = "clone" }
 
 -- --help of what is no recipe.
 local help = {
@@ -49,7 +54,7 @@ $XDG_CONFIG_HOME/fcvm/recipes), which come first, and the built-in ones. Each ha
   test = [[
 Usage: fcvm test NAME [ARGUMENTS]
 
-Runs the recipe of this name as a test; exit status 0 is a pass. There is: sanity.
+Runs the recipe of this name as a test; exit status 0 is a pass. There are: sanity, stress.
 ]],
   repl = [[
 Usage: fcvm repl
@@ -154,6 +159,9 @@ function dispatch(argv)
     return run_recipe("run", rest_of(argv, i + 2), "fcvm podman run")
   end
   local names = { "podman", "recipe", "repl", "test", "version", "help" }
+  local second = longer[command] and longer[command][argv[i + 1]]
+  if second then return run_recipe(second, rest_of(argv, i + 2), ("fcvm %s %s"):format(command, argv[i + 1])) end
+  if earlier[command] then return run_recipe(earlier[command], rest_of(argv, i + 1), "fcvm " .. command) end
   for _, known in ipairs(commands) do
     if known[1] == command then return run_recipe(known[2], rest_of(argv, i + 1), "fcvm " .. command) end
     names[#names + 1] = known[1]

@@ -31,7 +31,8 @@ local lazy = {
   args = { "fcvm.args", "read" }, log = { "fcvm.log" }, progress = { "fcvm.progress" }, report = { "fcvm.report" },
   process = { "fcvm.process" }, image = { "fcvm.image" }, setup = { "fcvm.setup" }, core = { "fcvm.core" },
   errors = { "fcvm.errors" }, json = { "fcvm.json" }, paths = { "fcvm.paths" }, state = { "fcvm.state" },
-  snapshot = { "fcvm.snapshot", "find" }, snapshots = { "fcvm.snapshot", "list" }, server = { "fcvm.server", "find" },
+  snapshot = { "fcvm.snapshot", "find" }, snapshots = { "fcvm.snapshot", "list" },
+  remove_snapshot = { "fcvm.snapshot", "remove" }, server = { "fcvm.server", "find" },
   servers = { "fcvm.server", "list" }, sweep = { "fcvm.resources", "sweep" }, stream = { "fcvm.stream" },
 }
 

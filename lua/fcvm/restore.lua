@@ -2,7 +2,6 @@
 --- How a clone comes to be, in its supervisor: it joins a server, takes links of the snapshot's files, and is loaded into a new
 -- Firecracker in a network of its own. It runs only when its agent has confirmed what makes it another: host name, machine id,
 -- clock, random numbers, generation.
-local core = require "fcvm.core"
 local control = require "fcvm.control"
 local errors = require "fcvm.errors"
 local firecracker = require "fcvm.firecracker"
@@ -15,7 +14,6 @@ local task = require "fcvm.task"
 local M = {}
 
 local JOIN_SECONDS = 120 -- a server may first read a working set from a slow disk
-local ENTROPY_BYTES = 64
 
 local function gone(self, serve)
   if self.leaving then return end
@@ -75,12 +73,6 @@ local function plan_of(self, meta)
   return plan
 end
 
-local function identity_of(self)
-  return { generation = core.proc.random_hex(16), hostname = self.plan.hostname, name = self.record.name,
-    machine_id = core.proc.random_hex(16), entropy = core.proc.random_hex(ENTROPY_BYTES), env = self.options.env,
-    files = self.options.files }
-end
-
 --- Makes the clone that `self.options.clone` (the server's record) asks for. Returns a session attached to its container.
 function M.start(self)
   local serve = self.options.clone
@@ -101,12 +93,13 @@ function M.start(self)
   self:mark "load"
   self.plan = plan_of(self, meta)
   self.vmm:set_plan(self.plan)
-  local confirmed = guest.restore(self.vmm.root, identity_of(self))
+  local confirmed = guest.restore(self.vmm.root, { hostname = self.plan.hostname, name = self.record.name,
+    env = self.options.env, files = self.options.files })
   self:mark "restore"
   self:update { generation = confirmed.generation, machine_id = confirmed.machine_id, hostname = confirmed.hostname,
-    clock_offset = confirmed.offset }
+    clock_offset = confirmed.clock.offset / 1e9 }
   connection:ask("restored", { id = self.record.vm_id, name = self.record.name })
-  return guest.attach(self.vmm.root, { now = true })
+  return guest.attach(self.vmm.root, { from = confirmed.output })
 end
 
 --- Checks what a user gave for a clone; returns it as the supervisor takes it.

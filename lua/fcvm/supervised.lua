@@ -202,6 +202,14 @@ function methods:signal(number)
   if not ok and problem.name ~= "ESRCH" then error(errors.new(problem), 0) end
 end
 
+--- From now on this program's signals are its: the first stops it, and its status is then the program's.
+function methods:take_signals()
+  task.on_signal(function(_, count)
+    if count > 2 then self:signal(3) else self:signal(15) end
+    return count < 4
+  end)
+end
+
 local function wait_ended(self)
   local ok, err = pcall(self.wait_for, self, "ended")
   if not ok and type(err) == "table" and (err.cancelled or err.timeout) then error(err, 0) end

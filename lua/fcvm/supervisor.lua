@@ -97,7 +97,7 @@ local function open_image(self)
   return found
 end
 
---- What the agent is to do, as docs/agent.md has it.
+-- What the agent is to do, as docs/agent.md has it.
 local function plan_of(self, found)
   local options = self.options
   return { version = 1, name = self.record.name, hostname = (self.record.name:gsub("[_.]", "-")),
@@ -163,8 +163,6 @@ end
 local function on_event(self, event)
   if event.event == "container-started" then
     self:running()
-  elseif event.event == "attached" then
-    self.offset = math.tointeger(event.from) or self.offset
   elseif event.event == "stage" then
     self.log:tag("agent"):debug("%s", tostring(event.name))
   end
@@ -179,7 +177,8 @@ end
 
 function Supervisor:take_up()
   local held = self.held
-  self.session = guest.attach(self.vmm.root, { from = self.offset })
+  local lost = self.session:reattach()
+  if lost > 0 then self.log:warn("%d bytes of output are lost", lost) end
   self.held = nil
   held:push(true)
 end
@@ -199,7 +198,6 @@ local function follow(self)
   while true do
     local message = next_message(self)
     if message.stream then
-      self.offset = self.offset + #message.data
       self.logfile:append(message.stream, message.data);
       (message.stream == 2 and bad or out):write(message.data)
     elseif message.event == "container-exited" then
@@ -326,8 +324,7 @@ end
 --- Runs the supervisor; returns the process's exit status.
 function M.main()
   return owner.run("run", function(to)
-    return supervise(setmetatable({ owner = to, began = task.now(), stages = {}, log = log, record = {}, offset = 0 },
-      Supervisor))
+    return supervise(setmetatable({ owner = to, began = task.now(), stages = {}, log = log, record = {} }, Supervisor))
   end)
 end
 

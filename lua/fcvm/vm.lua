@@ -75,14 +75,8 @@ local function start(what, options)
   local stdio = {}
   if options.output == "inherit" then
     stdio[2], stdio[6] = 1, 2
-    -- In the foreground signals are the VM's: the first stops its container, whose status is then the program's.
-    local self
-    task.on_signal(function(_, count)
-      if not self then return false end
-      if count > 2 then self:signal(3) else self:signal(15) end
-      return count < 4
-    end)
-    self = supervised.start(VM, "supervise", what, stdio)
+    local self = supervised.start(VM, "supervise", what, stdio)
+    self:take_signals()
     return self
   elseif options.on_output then
     local read_out, read_bad
