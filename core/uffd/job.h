@@ -41,10 +41,10 @@ int fc_job_warm(const char *memory, const char *working_set, struct fc_job **ret
 
 /* What serving needs of the host. An error's err is 0 where the thing works; its hint is the command that mends it. */
 struct fc_uffd_probe {
-	bool userfaultfd;     /* this process can make one that sees the kernel's own accesses, as a monitor's must */
-	bool io_uring;        /* else reads are made one by one */
-	bool huge_pages;      /* 2 MiB pages are reserved (not needed but by VMs that want them) */
-	uint64_t features;    /* the kernel's UFFD_FEATURE_ bits */
+	bool userfaultfd;  /* this process can make one that sees the kernel's own accesses, as a monitor's must */
+	bool io_uring;     /* else reads are made one by one */
+	bool huge_pages;   /* 2 MiB pages are reserved (not needed but by VMs that want them) */
+	uint64_t features; /* the kernel's UFFD_FEATURE_ bits */
 	struct fc_error userfaultfd_error;
 	struct fc_error io_uring_error;
 };

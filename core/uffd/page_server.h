@@ -28,17 +28,18 @@ struct fc_page_server_options {
 	int memory;              /* the snapshot's memory file, open for reading; duplicated */
 	const char *page_map;    /* the map of its zero pages (fc_job_index), or NULL: no page is known to be zero */
 	const char *working_set; /* a recording to replay into every VM before it runs, or NULL */
-	bool record;             /* record what the first VM touches; it is then served page by page, without fault-around */
-	bool preload;            /* read the working set now and not with the first VM */
-	unsigned int workers;    /* threads; by default one a CPU that this process may use, at most FC_PAGE_WORKERS_MAX */
-	unsigned int around;     /* pages brought with a faulted one, a power of two; default 16; 1: none */
+	bool record;  /* record what the first VM touches; it is then served page by page, without fault-around */
+	bool preload; /* read the working set now and not with the first VM */
+	unsigned int workers; /* threads; by default one a CPU that this process may use, at most FC_PAGE_WORKERS_MAX */
+	unsigned int around;  /* pages brought with a faulted one, a power of two; default 16; 1: none */
 	unsigned int ratio_percent; /* private memory is at most this share of the (estimated) touched; default 220 */
 	unsigned int spin_us;       /* longest wait without sleeping during a burst; default 50 */
 	bool no_spin;               /* never */
 	unsigned int handshake_ms;  /* limit of a handshake; default 5000 */
 	unsigned int clients_max;   /* VMs at once; default FC_PAGE_CLIENTS_MAX, which is the most */
-	unsigned int kill_ms;       /* how long fc_page_server_free waits for the death of those that it kills; default 10000 */
-	unsigned int quiet_ms;      /* a recording has settled when its VM has not faulted for so long; default 1000 */
+	unsigned int
+	        kill_ms; /* how long fc_page_server_free waits for the death of those that it kills; default 10000 */
+	unsigned int quiet_ms; /* a recording has settled when its VM has not faulted for so long; default 1000 */
 };
 
 enum { FC_PAGE_WORKERS_MAX = 64, FC_PAGE_CLIENTS_MAX = 4096, FC_PAGE_REGIONS_MAX = 64 };
@@ -71,11 +72,12 @@ struct fc_page_client {
 	enum fc_page_client_state state;
 	bool recording;
 	struct fc_page_counters counters;
-	/* Time from reading a fault's event to its page being in place, without what the kernel needs before and after. */
+	/* Time from reading a fault's event to its page being in place, without what the kernel needs before and after.
+	 */
 	uint64_t p50_ns;
 	uint64_t p99_ns;
-	uint64_t prefill_ns; /* from the handshake's end to the replay's end; 0 until then or without a replay */
-	uint64_t recorded;   /* pages in its recording so far */
+	uint64_t prefill_ns;   /* from the handshake's end to the replay's end; 0 until then or without a replay */
+	uint64_t recorded;     /* pages in its recording so far */
 	struct fc_error error; /* err is 0 where there was none */
 };
 
@@ -95,9 +97,9 @@ struct fc_page_server_stats {
 
 /*
  * Starts serving. The caller frees *ret_server.
- * EINVAL: a knob out of range, no listening Unix stream socket, no regular file, an empty one. EBADMSG: the page map or working set
- * is damaged. ESTALE: it belongs to another memory file. ENOENT and the like of open(2); ENOMEM, EMFILE, EAGAIN.
- * io_uring is used where it is there and done without where it is not.
+ * EINVAL: a knob out of range, no listening Unix stream socket, no regular file, an empty one. EBADMSG: the page map or
+ * working set is damaged. ESTALE: it belongs to another memory file. ENOENT and the like of open(2); ENOMEM, EMFILE,
+ * EAGAIN. io_uring is used where it is there and done without where it is not.
  */
 int fc_page_server_start(const struct fc_page_server_options *options, struct fc_page_server **ret_server,
                          struct fc_error *error);
@@ -110,8 +112,8 @@ int fc_page_server_start(const struct fc_page_server_options *options, struct fc
 void fc_page_server_free(struct fc_page_server *server);
 
 /*
- * An eventfd (borrowed) that becomes readable with every change worth telling: a VM joined, its prefill finished, it ended or
- * failed, a recording settled. The caller reads its 8 bytes, then asks.
+ * An eventfd (borrowed) that becomes readable with every change worth telling: a VM joined, its prefill finished, it
+ * ended or failed, a recording settled. The caller reads its 8 bytes, then asks.
  */
 int fc_page_server_fileno(const struct fc_page_server *server);
 
@@ -127,8 +129,8 @@ size_t fc_page_server_clients(struct fc_page_server *server, struct fc_page_clie
 size_t fc_page_server_reap(struct fc_page_server *server, struct fc_page_client *clients, size_t room);
 
 /*
- * Begins to write what was recorded so far to `path` (beside, synced, renamed): a working set to replay. `pid` 0: the one that was recorded
- * first. The job's result is the number of pages; it does not depend on the server any more.
+ * Begins to write what was recorded so far to `path` (beside, synced, renamed): a working set to replay. `pid` 0: the
+ * one that was recorded first. The job's result is the number of pages; it does not depend on the server any more.
  * ENODATA: nothing was recorded (of that process).
  */
 int fc_page_server_recording(struct fc_page_server *server, const char *path, pid_t pid, struct fc_job **ret_job,
