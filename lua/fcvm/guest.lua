@@ -5,6 +5,7 @@
 -- carry the frames of core/guest/protocol.h; docs/guest-protocol.md tells who says what when. The guest is not trusted:
 -- the core's decoder bounds every length, and here every wait is limited.
 local uv = require "luv"
+local base64 = require "fcvm.base64"
 local core = require "fcvm.core"
 local errors = require "fcvm.errors"
 local json = require "fcvm.json"
@@ -20,12 +21,20 @@ local ANSWER_SECONDS = 10
 local WINDOW = 65536       -- of stdin that the agent takes before it asks for more
 local QUEUE_HIGH = 256     -- frames that wait here before reading pauses
 local JSON_MAX = 65536
+local CLOCK_BOUND = 25000000 -- ns: a clock that is surely within this of ours is right
+local CLOCK_TRIES = 5
+local ENTROPY_SIZE = 64      -- bytes for a clone's kernel
 
 local Session = { __name = "fcvm.session" }
 Session.__index = Session
 
 local function broken(what, name, message)
   return errors.new { op = "talk to agent", subject = what, name = name, message = message, status = errors.status.guest }
+end
+
+local function integer_in(value, least, most)
+  local n = math.tointeger(value)
+  return n and n >= least and n <= most and n or nil
 end
 
 -- Unix socket paths have room for 107 bytes, so long ones go by way of a descriptor of their directory.
@@ -99,6 +108,15 @@ local function start_reading(self, line)
   self.pipe:read_start(self.on_data)
 end
 
+-- What an ERROR frame says, as an error of ours.
+local function agent_error(subject, what)
+  if type(what) ~= "table" then what = {} end
+  local errno = integer_in(what.errno, 1, 4095)
+  return errors.new { op = type(what.op) == "string" and "agent: " .. what.op:sub(1, 256) or "agent", subject = subject,
+    errno = errno, name = errno and uv.translate_sys_error(errno):match "^(E%u+):", message = tostring(what.message):sub(1, 4096),
+    status = errors.status.guest }
+end
+
 --- The next frame: {kind=, stream=, payload=}. Raises where the connection ends.
 function Session:receive()
   local frame, err = self.frames:pop()
@@ -108,9 +126,8 @@ function Session:receive()
     self.pipe:read_start(self.on_data)
   end
   if frame.kind == types.ERROR then
-    local what = json.decode(frame.payload, "the agent's error", JSON_MAX) or {}
-    error(errors.new { op = type(what.op) == "string" and "agent: " .. what.op or "agent", subject = self.subject,
-      errno = math.tointeger(what.errno), message = tostring(what.message), status = errors.status.guest }, 0)
+    local what = json.decode(frame.payload, "the agent's error", JSON_MAX)
+    error(agent_error(self.subject, what), 0)
   end
   return frame
 end
@@ -142,7 +159,8 @@ local function expect(self, kind)
   return frame
 end
 
-local function greet(self)
+-- Says who we are, without waiting for the agent's word: a silent agent (M.quiesce) gives it with its answer.
+local function introduce(self)
   start_reading(self, function(line)
     if not line:match "^OK %d+$" then
       self.frames:finish(broken(self.subject, "ECONNREFUSED", "its vsock port is not served: " .. line:sub(1, 40)))
@@ -150,15 +168,21 @@ local function greet(self)
   end)
   self.pipe:write "CONNECT 5200\n"
   self:send(types.HELLO, core.guest.hello())
+end
+
+local function check_greeting(self)
   errors.check(core.guest.check_hello(expect(self, types.HELLO).payload))
 end
 
---- Connects to the agent of the VM whose Firecracker has this root; both sides have said HELLO when it returns.
-function M.connect(root)
-  return task.timeout(ANSWER_SECONDS, "the agent's greeting", function()
+-- A session after `fn(session)`, which says and hears what is wanted; closed where that fails or takes too long.
+local function open(root, what, fn)
+  return task.timeout(ANSWER_SECONDS, what, function()
     local pipe = connect_pipe(root)
     local self = session_of(pipe, root:match "([^/]+)/root$" or root)
-    local ok, err = pcall(greet, self)
+    local ok, err = pcall(function()
+      introduce(self)
+      fn(self)
+    end)
     if not ok then
       self:close()
       error(err, 0)
@@ -166,6 +190,9 @@ function M.connect(root)
     return self
   end)
 end
+
+--- Connects to the agent of the VM whose Firecracker has this root; both sides have said HELLO when it returns.
+function M.connect(root) return open(root, "the agent's greeting", check_greeting) end
 
 local Ready = { __name = "fcvm.ready" }
 Ready.__index = Ready
@@ -215,31 +242,64 @@ Ready.__close = Ready.close
 local Attached = { __name = "fcvm.attached" }
 Attached.__index = Attached
 
+local function attach(self, from)
+  self.session = M.connect(self.root)
+  self.session:send(types.ATTACH, json.object { from = from })
+end
+
 --- Attaches to the container: `:next()` gives {stream=1 or 2, data=} or an event {event=, …}, in the order of the guest.
-function M.attach(root)
-  local session = M.connect(root)
-  session:send(types.ATTACH, json.object {})
-  return setmetatable({ session = session }, Attached)
+-- Options: from, an offset in its output or "end" (what it writes from now on); by default all that the agent keeps.
+-- `.offset` is where the next byte of output stands.
+function M.attach(root, options)
+  options = errors.options("attach", options or {}, { from = "integer string" })
+  local self = setmetatable({ root = root, events = 0, skip = 0 }, Attached)
+  attach(self, options.from)
+  return self
+end
+
+--- Attaches anew where the last session left off, since a snapshot ends all sessions (docs/guest-protocol.md): neither
+-- output nor events come twice. Returns how many bytes of output are lost, which is 0 unless the agent keeps them no more.
+function Attached:reattach()
+  self.session:close()
+  self.skip = self.events
+  attach(self, self.offset)
+  local before = self.offset or 0
+  local first = self:next()
+  if first.event ~= "attached" then error(broken(self.session.subject, "EPROTO", "it does not say where it begins"), 0) end
+  return self.offset - before
+end
+
+local function take_event(self, payload)
+  local event = json.decode(payload, "the agent's event", JSON_MAX)
+  if type(event) ~= "table" or type(event.event) ~= "string" then return nil end
+  if event.event == "attached" then
+    self.offset = integer_in(event.from, 0, math.maxinteger)
+      or error(broken(self.session.subject, "EPROTO", "its output begins nowhere"), 0)
+    return event
+  end
+  if self.skip > 0 then
+    self.skip = self.skip - 1
+    return nil
+  end
+  self.events = self.events + 1
+  return M.check_event(event)
 end
 
 function Attached:next()
   while true do
     local frame = self.session:receive()
-    if frame.kind == types.OUTPUT then return { stream = frame.stream, data = frame.payload } end
-    if frame.kind == types.EVENT then
-      local event = json.decode(frame.payload, "the agent's event", JSON_MAX)
-      if type(event) == "table" and type(event.event) == "string" then return M.check_event(event) end
+    if frame.kind == types.OUTPUT then
+      if not self.offset then error(broken(self.session.subject, "EPROTO", "output came before its place"), 0) end
+      self.offset = self.offset + #frame.payload
+      return { stream = frame.stream, data = frame.payload }
     end
+    local event = frame.kind == types.EVENT and take_event(self, frame.payload)
+    if event then return event end
   end
 end
 
 function Attached:close() self.session:close() end
 Attached.__close = Attached.close
-
-local function integer_in(value, least, most)
-  local n = math.tointeger(value)
-  return n and n >= least and n <= most and n or nil
-end
 
 --- An event of the agent with its numbers in range: a guest may say anything.
 function M.check_event(event)
@@ -320,31 +380,178 @@ function M.exec(root, argv, options)
     stdout = table.concat(parts[1]), stderr = table.concat(parts[2]), seconds = task.now() - began }
 end
 
-local function ask(root, kind, payload)
-  return task.timeout(ANSWER_SECONDS, "the agent's answer", task.scope, function()
-    local session = M.connect(root)
-    task.defer(function() session:close() end)
+-- Asks one thing and gives the answer, a frame of type `answer`.
+local function ask(root, kind, payload, answer)
+  local frame
+  local session = open(root, "the agent's answer", function(session)
     session:send(kind, payload)
-    local ok, frame = pcall(session.receive, session)
-    if ok then return frame end
-    -- The agent may end the connection as its answer to SHUTDOWN.
-    if frame.name ~= "EPIPE" then error(frame, 0) end
+    check_greeting(session)
+    frame = expect(session, answer)
   end)
+  session:close()
+  return frame
+end
+
+local function object_of(frame, what, subject)
+  local object = errors.check(json.decode(frame.payload, what, JSON_MAX))
+  return type(object) == "table" and object or error(broken(subject, "EPROTO", what .. " is no object"), 0)
 end
 
 --- Has the agent stop the container: its stop signal, and SIGKILL after `grace` seconds.
-function M.stop(root, grace) ask(root, types.STOP, { grace = grace }) end
+function M.stop(root, grace) ask(root, types.STOP, { grace = grace }, types.OK) end
 
 --- Sends a signal to the container's first process.
-function M.signal(root, number) ask(root, types.SIGNAL, { signal = number }) end
+function M.signal(root, number) ask(root, types.SIGNAL, { signal = number }, types.OK) end
 
 --- Has the guest power off.
-function M.shutdown(root) ask(root, types.SHUTDOWN, json.object {}) end
+function M.shutdown(root)
+  local ok, err = pcall(ask, root, types.SHUTDOWN, json.object {}, types.OK)
+  -- The agent may end the connection as its answer.
+  if not ok and (type(err) ~= "table" or err.name ~= "EPIPE") then error(err, 0) end
+end
 
 --- The agent's state: a table as docs/guest-protocol.md has it.
 function M.status(root)
-  local frame = ask(root, types.STATUS, json.object {})
-  return frame and json.decode(frame.payload, "the agent's state", JSON_MAX)
+  return object_of(ask(root, types.STATUS, json.object {}, types.STATE), "the agent's state", root)
+end
+
+--- Has the agent fall silent, so that nothing is on its way on vsock while a snapshot is made. It stays so until M.wake, or
+-- M.restore in a clone, or for core.guest.limits.quiet seconds. Returns the session, which is to be kept open until the
+-- snapshot is made and the guest woken, and then closed: closing it earlier would be heard in the guest.
+-- Raises where the container does not run (EAGAIN, ESRCH).
+function M.quiesce(root)
+  return open(root, "the agent's silence", function(session)
+    session:send(types.QUIESCE, json.object {})
+    check_greeting(session)
+    expect(session, types.OK)
+  end)
+end
+
+--- Has a silent agent go on; one that is not silent says yes too. Sessions from before are to be opened anew
+-- (Attached:reattach): Firecracker ends them with each snapshot.
+function M.wake(root) ask(root, types.WAKE, json.object {}, types.OK) end
+
+-- ---- a clone's identity
+
+local function now_ns()
+  local seconds, micros = uv.gettimeofday()
+  return seconds * 1000000000 + micros * 1000
+end
+
+local function hex(bytes) return (bytes:gsub(".", function(c) return ("%02x"):format(c:byte()) end)) end
+
+-- The guest read its clock somewhere between `sent` and `answered`: how far it is off by the middle of the two, and the
+-- most by which it can be.
+local function measured(guest_ns, sent, answered)
+  local offset = guest_ns - (sent + (answered - sent) // 2)
+  return { offset = offset, bound = math.abs(offset) + (answered - sent + 1) // 2, round_trip = answered - sent }
+end
+
+local function time_of(answer, subject)
+  local time, boot = integer_in(answer.time_ns, 0, 1 << 62), integer_in(answer.boot_ns, 0, 1 << 62)
+  if not time or not boot then error(broken(subject, "EPROTO", "it tells no time"), 0) end
+  return time, boot
+end
+
+--- Reads the guest's clock, after setting it where `set` is given: a function that returns ns since 1970, called when all
+-- is ready to be sent. Returns {time_ns=, boot_ns=, offset=, bound=, round_trip=}: how far the clock is from ours, and the
+-- most by which it can be, all in ns.
+function M.clock(root, set)
+  local result
+  local session = open(root, "the agent's clock", function(session)
+    check_greeting(session)
+    local payload = set and json.object { time_ns = set() } or json.object {}
+    local sent = now_ns()
+    session:send(types.CLOCK, payload)
+    local frame = expect(session, types.TIME)
+    local answered = now_ns()
+    local time, boot = time_of(object_of(frame, "the agent's clock", session.subject), session.subject)
+    result = measured(time, sent, answered)
+    result.time_ns, result.boot_ns = time, boot
+  end)
+  session:close()
+  return result
+end
+
+-- Corrects the guest's clock until it is surely near ours; gives the best that was measured.
+local function settle_clock(root, best)
+  for try = 1, CLOCK_TRIES do
+    if best.bound < CLOCK_BOUND then break end
+    local off = math.abs(best.offset) >= CLOCK_BOUND // 4
+    local found = M.clock(root, off and function() return now_ns() + best.round_trip // 2 end or nil)
+    found.tries = try
+    -- What was measured before the clock was set says nothing any more.
+    if off or found.bound < best.bound then best = found end
+  end
+  return best
+end
+
+local IDENTITY = { hostname = "string", generation = "string", machine_id = "string", name = "string", env = "table",
+  files = "table" }
+
+local function request_of(identity)
+  local env, files
+  for key, value in pairs(identity.env or {}) do
+    env = env or {}
+    env[key] = tostring(value)
+  end
+  for i, file in ipairs(identity.files or {}) do
+    errors.options("files", file, { path = "string", data = "string", mode = "integer" })
+    files = files or json.array()
+    files[i] = { path = file.path, mode = file.mode, data = base64.encode(file.data or "") }
+  end
+  return { hostname = identity.hostname, name = identity.name, env = env, files = files,
+    generation = identity.generation or hex(errors.check_uv("draw", "random numbers", uv.random(16))),
+    machine_id = identity.machine_id or hex(errors.check_uv("draw", "random numbers", uv.random(16))),
+    entropy = base64.encode(errors.check_uv("draw", "random numbers", uv.random(ENTROPY_SIZE))) }
+end
+
+-- The answer has to be what was asked for: a guest that says anything else is no clone that could be called healthy.
+local function check_restored(answer, request, subject)
+  for _, key in ipairs { "generation", "hostname", "machine_id" } do
+    if answer[key] ~= request[key] then
+      error(broken(subject, "EPROTO", ("its %s is not what it was given"):format(key)), 0)
+    end
+  end
+  return integer_in(answer.output, 0, math.maxinteger) or error(broken(subject, "EPROTO", "its output begins nowhere"), 0)
+end
+
+local function send_restore(root, request)
+  local sent, answered, frame
+  local session = open(root, "the clone's identity", function(session)
+    sent = now_ns()
+    request.time_ns = sent
+    local payload = json.encode(request)
+    if #payload > core.guest.limits.payload then
+      errors.raise { op = "restore", subject = session.subject, name = "EFBIG", status = errors.status.usage,
+        message = ("environment and files take %d bytes, over the limit of %d"):format(#payload, core.guest.limits.payload),
+        hint = "larger files can be copied in once it runs" }
+    end
+    session:send(types.RESTORE, payload)
+    check_greeting(session)
+    frame = expect(session, types.RESTORED)
+    answered = now_ns()
+  end)
+  session:close()
+  local answer = object_of(frame, "the clone's identity", session.subject)
+  local output = check_restored(answer, request, session.subject)
+  local time, boot = time_of(answer, session.subject)
+  return output, boot, measured(time, sent, answered)
+end
+
+--- Gives a clone its identity and waits until it has confirmed it: hostname, machine_id and generation (32 hexadecimal
+-- digits; at random by default), name, env (for its later commands and /run/fcvm/env), files ({path=, data=, mode=}, put
+-- into the container), fresh random numbers, and our clock, corrected until it is surely within 25 ms or 5 tries are done.
+-- Returns {generation=, hostname=, machine_id=, output=, boot_ns=, clock = {offset=, bound=, round_trip=, tries=}}: `output`
+-- is where the clone's own output begins, for M.attach; times are in ns. May be called again after an error.
+function M.restore(root, identity)
+  identity = errors.options("restore", identity, IDENTITY)
+  if not identity.hostname then errors.raise { op = "restore", name = "EINVAL", message = "a clone needs a hostname" } end
+  local request = request_of(identity)
+  local output, boot, first = send_restore(root, request)
+  first.tries = 0
+  return { generation = request.generation, hostname = request.hostname, machine_id = request.machine_id, output = output,
+    boot_ns = boot, clock = settle_clock(root, first) }
 end
 
 return M

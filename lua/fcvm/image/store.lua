@@ -7,6 +7,7 @@
 local uv = require "luv"
 local core = require "fcvm.core"
 local blobs = require "fcvm.image.blobs"
+local base64 = require "fcvm.base64"
 local errors = require "fcvm.errors"
 local json = require "fcvm.json"
 local manifest = require "fcvm.image.manifest"
@@ -109,21 +110,6 @@ local function unpack(image, tmp, target)
   M.failed(image.subject, tmp, (why:gsub("%s+$", "")))
 end
 
-local DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
-
-local function base64(text)
-  local out = {}
-  for i = 1, #text, 3 do
-    local a, b, c = text:byte(i, i + 2)
-    local word = a << 16 | (b or 0) << 8 | (c or 0)
-    for j = 0, 3 do
-      local at = (word >> (18 - 6 * j) & 63) + 1
-      out[#out + 1] = (j == 2 and not b or j == 3 and not c) and "=" or DIGITS:sub(at, at)
-    end
-  end
-  return table.concat(out)
-end
-
 -- containers/storage's records of the one layer and the image. Lock files must be there, since nobody can make them later.
 local function records(image, root, id, layer)
   local own = ("%s/overlay/%s"):format(root, layer)
@@ -146,7 +132,7 @@ local function records(image, root, id, layer)
   for name, item in pairs(data) do
     names[#names + 1] = name
     sizes[name], digests[name] = #item[1], item[2]
-    local file = name:match "^[a-z0-9.]+$" and name or "=" .. base64(name)
+    local file = name:match "^[a-z0-9.]+$" and name or "=" .. base64.encode(name)
     write(("%s/overlay-images/%s/%s"):format(root, id, file), item[1])
   end
   table.sort(names)
