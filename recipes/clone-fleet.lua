@@ -27,7 +27,8 @@ local fleet = fcvm.parallel(args.count, function(i)
   local stages, memory = vm:state().stages, vm:stats().memory
   bar:step()
   return { clone = vm.name, start = stages.spawn, restore = stages.restore, healthy = stages.healthy,
-  columns = { "clone", "start", "restore", "healthy", "seconds", "status", "private_mib", "pss_mib" } }
+    seconds = fcvm.now() - began, status = reply.status, private_mib = memory.private / (1 << 20),
+    pss_mib = memory.pss / (1 << 20) }
 end, { limit = args.limit })
 bar:done()
 
