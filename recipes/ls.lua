@@ -12,6 +12,6 @@ if #dead > 0 then fcvm.log.info("%d ended without cleaning up; fcvm sweep remove
 
 local rows = {}
 for _, record in ipairs(living) do
-  if not args.pid or record.pid == args.pid then rows[#rows + 1] = record end
+  if record.vm_id and (not args.pid or record.pid == args.pid) then rows[#rows + 1] = record end
 end
 fcvm.report { title = "vms", rows = rows, columns = { "name", "pid", "process_type", "status", "health", "address", "image" } }

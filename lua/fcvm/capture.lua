@@ -58,7 +58,8 @@ end
 -- A command that runs over vsock would lose its connection: Firecracker resets them all.
 local function wait_idle(self)
   local ok, err = pcall(task.timeout, IDLE_SECONDS, "its commands to end", function()
-    while (math.tointeger((guest.status(self.vmm.root) or {}).sessions) or 1) > 1 do task.sleep(0.1) end
+    -- One session is the supervisor's own, one this question's.
+    while (math.tointeger(guest.status(self.vmm.root).sessions) or 0) > 2 do task.sleep(0.1) end
   end)
   if ok then return end
   if not err.timeout then error(err, 0) end

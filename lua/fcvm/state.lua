@@ -163,7 +163,9 @@ end
 
 local function free_slot(living, is_free)
   local used = {}
-  for _, record in ipairs(living) do used[record.slot] = true end
+  for _, record in ipairs(living) do
+    if record.slot then used[record.slot] = true end
+  end
   -- Neighbouring starts begin at places far apart, so that two data directories on one host seldom meet.
   local first = tonumber(core.proc.random_hex(4), 16) % SLOTS
   for i = 0, SLOTS - 1 do
