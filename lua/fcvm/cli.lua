@@ -16,6 +16,7 @@ local commands = {
   { "logs", "logs", "show what a VM's container wrote" },
   { "stop", "stop", "stop VMs" },
   { "sweep", "sweep", "remove what killed VMs left" },
+  { "uffd", "uffd", "serve a memory file to any Firecracker (uffd serve), page by page" },
   { "setup", "setup", "make what fcvm needs: Firecracker, kernel, root file system; preflight checks the host" },
 }
 

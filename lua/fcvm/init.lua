@@ -33,6 +33,7 @@ local lazy = {
   errors = { "fcvm.errors" }, json = { "fcvm.json" }, paths = { "fcvm.paths" }, state = { "fcvm.state" },
   snapshot = { "fcvm.snapshot", "find" }, snapshots = { "fcvm.snapshot", "list" }, server = { "fcvm.server", "find" },
   servers = { "fcvm.server", "list" }, sweep = { "fcvm.resources", "sweep" }, stream = { "fcvm.stream" },
+  pages = { "fcvm.pages" },
 }
 
 return setmetatable(M, { __index = function(_, key)
