@@ -42,6 +42,7 @@ int fcl_open_disk(lua_State *L);
 int fcl_open_http(lua_State *L);
 int fcl_open_vmm(lua_State *L);
 int fcl_open_guest(lua_State *L);
+int fcl_open_uffd(lua_State *L);
 
 /* The whole core as one table; what `require "fcvm.core"` gives. */
 __attribute__((visibility("default"))) int luaopen_fcvm_core(lua_State *L);

@@ -4,13 +4,8 @@
 
 int luaopen_fcvm_core(lua_State *L) {
 	static const luaL_Reg nouns[] = {
-	        {"proc", fcl_open_proc},
-	        {"net", fcl_open_net},
-	        {"disk", fcl_open_disk},
-	        {"http", fcl_open_http},
-	        {"vmm", fcl_open_vmm},
-	        {"guest", fcl_open_guest},
-	        {NULL, NULL},
+	        {"proc", fcl_open_proc}, {"net", fcl_open_net},     {"disk", fcl_open_disk}, {"http", fcl_open_http},
+	        {"vmm", fcl_open_vmm},   {"guest", fcl_open_guest}, {"uffd", fcl_open_uffd}, {NULL, NULL},
 	};
 	lua_newtable(L);
 	for (const luaL_Reg *noun = nouns; noun->name; noun++) {
