@@ -167,8 +167,8 @@ static bool pump(struct fc_exec *exec, int i) {
 /* Moves on what can move; the session may have ended when this returns. */
 static void advance(struct fc_exec *exec) {
 	struct fc_loop *loop = &exec->session->server->loop;
-	/* In a silence everything waits in its place, this command's end too. */
-	bool silent = exec->session->server->quiet != FC_QUIET_NO;
+	/* In a silence, and until it is resumed, everything waits in its place, this command's end too. */
+	bool silent = exec->session->server->quiet != FC_QUIET_NO || exec->session->parked;
 	for (int i = 0; i < 2; i++) {
 		if (exec->out[i].fd < 0)
 			continue;
@@ -251,6 +251,7 @@ int fc_exec_input(struct fc_exec *exec, const void *data, size_t size, struct fc
 	if (size)
 		memcpy(exec->pending + exec->pending_size, data, size);
 	exec->pending_size += size;
+	exec->taken += size;
 	feed(exec);
 	return 0;
 }
@@ -430,6 +431,7 @@ static struct fc_exec *new_exec(struct fc_session *session, const struct wanted 
 		return NULL;
 	}
 	exec->session = session;
+	exec->id = ++session->server->exec_ids;
 	exec->pending = pending;
 	exec->want_stdin = wanted->want_stdin;
 	exec->in = (struct fc_source){.fd = -1, .ready = on_stdin};

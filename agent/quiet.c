@@ -10,9 +10,11 @@
  * send credit) nor closed (which would say so), and timers of theirs are put off. New ones are served, since one of
  * them brings the word that ends the silence; but only that one is answered, and what the others are told waits.
  *
- * When it ends in the machine that it began in, everything goes on as if nothing had been. But Firecracker tells the
- * guest at each snapshot that its transport was reset, so in the source as in a clone the kernel ends all connections;
- * the sessions then find theirs closed, as when a peer leaves. In a clone (RESTORE) they are ended without asking.
+ * No connection outlives a snapshot, in the source neither: with each, Firecracker tells the guest that its transport
+ * was reset, and the kernel ends them all, while Firecracker keeps its own ends open, and the host would wait for ever.
+ * So who is attached, and whose command runs, is told "quiet" as the session's last word and comes back after the
+ * silence: attached where it was, or with RESUME for the command, which is parked meanwhile. In a clone (RESTORE)
+ * nobody comes back, and what was parked is ended.
  */
 #include <errno.h>
 #include <stddef.h>
@@ -20,6 +22,34 @@
 #include "server.h"
 
 enum { DRAIN_MS = 1000 };
+
+/* ---- before it */
+
+/* The session's last word, where a new one is to go on. Its command waits in a place of its own. */
+static void dismiss(struct fc_session *session) {
+	struct fc_text text = {0};
+	struct fc_exec *exec = session->exec;
+	struct fc_session *place = exec ? fc_session_new_parked(session->server) : NULL;
+	fc_text_puts(&text, "{\"event\":\"quiet\"");
+	if (place)
+		fc_text_putf(&text, ",\"exec\":%u", exec->id);
+	fc_text_puts(&text, "}");
+	if (place) {
+		place->exec = exec;
+		exec->session = place;
+		session->exec = NULL;
+	}
+	fc_session_send_text(session, FC_GUEST_EVENT, &text);
+	fc_session_end(session);
+}
+
+static void dismiss_all(struct fc_server *server) {
+	/* Places come in front of those that are there. */
+	for (struct fc_session *session = server->sessions; session; session = session->next)
+		if (!session->dead && !session->parked &&
+		    (session->state == FC_SESSION_ATTACHED || (session->state == FC_SESSION_EXEC && session->exec)))
+			dismiss(session);
+}
 
 bool fc_quiet_mutes(const struct fc_session *session) {
 	return session->server->quiet == FC_QUIET_YES && !session->loud;
@@ -100,10 +130,18 @@ int fc_quiet_begin(struct fc_session *session, struct fc_error *error) {
 	server->quiet_timer.fire = on_timer;
 	fc_timer_start(&server->loop, &server->quiet_timer, DRAIN_MS);
 	fc_container_hush(server);
+	dismiss_all(server);
 	return 0;
 }
 
+/* ---- after it */
+
 static void go_on(struct fc_session *session) {
+	if (session->parked) {
+		fc_timer_start(&session->server->loop, &session->timer,
+		               session->server->config->resume_seconds * 1000ull);
+		return;
+	}
 	session->frozen = session->loud = session->last = false;
 	fc_session_watch(session);
 	if (session->exec)
@@ -130,4 +168,25 @@ void fc_quiet_end(struct fc_server *server) {
 			go_on(session);
 	fc_container_resume(server);
 	fc_server_update_hold(server);
+}
+
+int fc_quiet_resume(struct fc_session *session, unsigned id, struct fc_error *error) {
+	struct fc_session *place = session->server->sessions;
+	while (place && !(place->parked && !place->dead && place->exec->id == id))
+		place = place->next;
+	if (!place)
+		return fc_error_set(error, ESRCH, "resume", NULL, NULL,
+		                    "there is no command %u that waits to be resumed", id);
+	struct fc_exec *exec = place->exec;
+	struct fc_text text = {0};
+	fc_text_putf(&text, "{\"event\":\"resumed\",\"stdin\":%llu,\"stdin_ended\":%s}",
+	             (unsigned long long)exec->taken, exec->in_ended ? "true" : "false");
+	session->exec = exec;
+	exec->session = session;
+	place->exec = NULL;
+	fc_session_drop(place);
+	session->state = FC_SESSION_EXEC;
+	fc_session_send_text(session, FC_GUEST_EVENT, &text);
+	fc_exec_resume(exec);
+	return 0;
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* agent/request.c: the one thing that the host asks in a session. */
 #include <errno.h>
+#include <limits.h>
 #include <string.h>
 
 #include "base/cleanup.h"
@@ -27,12 +28,21 @@ static void answer_ok(struct fc_session *session) {
 	fc_session_end(session);
 }
 
+/* What lasts would be cut off by the snapshot that is being made. */
+static int check_awake(const struct fc_session *session, const char *op, struct fc_error *error) {
+	if (session->server->quiet == FC_QUIET_NO)
+		return 0;
+	return fc_error_set(error, EBUSY, op, NULL, NULL, "a snapshot is being made");
+}
+
 static int start_attach(struct fc_session *session, const struct fc_json *request, struct fc_error *error) {
 	struct fc_server *server = session->server;
 	const struct fc_json *where = fc_json_get(request, "from");
 	bool end = where && where->kind == FC_JSON_STRING && strcmp(where->text, "end") == 0;
 	int64_t from = (int64_t)(end ? server->output.end : server->output.begin);
 	int r = end ? 0 : fc_member_integer(request, "from", 0, INT64_MAX, &from, error);
+	if (r == 0)
+		r = check_awake(session, "attach", error);
 	if (r < 0)
 		return r;
 	if (server->failed) {
@@ -60,6 +70,9 @@ static int start_attach(struct fc_session *session, const struct fc_json *reques
 static int start_exec(struct fc_session *session, const struct fc_json *request, struct fc_error *error) {
 	if (session->server->leaving)
 		return fc_error_set(error, ESHUTDOWN, "exec", NULL, NULL, "the guest is going down");
+	int r = check_awake(session, "exec", error);
+	if (r < 0)
+		return r;
 	session->state = FC_SESSION_EXEC;
 	return fc_exec_start(session, request, error);
 }
@@ -119,6 +132,17 @@ static int wake(struct fc_session *session, const struct fc_json *request, struc
 	return 0;
 }
 
+static int resume(struct fc_session *session, const struct fc_json *request, struct fc_error *error) {
+	int64_t id = 0;
+	int r = fc_member_integer(request, "exec", 1, UINT_MAX, &id, error);
+	if (r < 0)
+		return r;
+	if (id == 0)
+		return fc_error_set(error, EINVAL, "read", "exec", NULL, "'exec' is missing");
+	r = check_awake(session, "resume", error);
+	return r < 0 ? r : fc_quiet_resume(session, (unsigned)id, error);
+}
+
 struct handler {
 	uint8_t type;
 	const char *const *known;
@@ -133,6 +157,7 @@ static const char *const signal_keys[] = {"signal", NULL};
 static const char *const restore_keys[] = {"generation", "hostname", "machine_id", "time_ns", "entropy",
                                            "name",       "env",      "files",      NULL};
 static const char *const clock_keys[] = {"time_ns", NULL};
+static const char *const resume_keys[] = {"exec", NULL};
 
 static const struct handler handlers[] = {
         {FC_GUEST_ATTACH, attach_keys, start_attach}, {FC_GUEST_EXEC, exec_keys, start_exec},
@@ -140,6 +165,7 @@ static const struct handler handlers[] = {
         {FC_GUEST_SIGNAL, signal_keys, send_signal},  {FC_GUEST_SHUTDOWN, no_keys, shut_down},
         {FC_GUEST_QUIESCE, no_keys, quiesce},         {FC_GUEST_WAKE, no_keys, wake},
         {FC_GUEST_RESTORE, restore_keys, fc_restore}, {FC_GUEST_CLOCK, clock_keys, fc_restore_clock},
+        {FC_GUEST_RESUME, resume_keys, resume},
 };
 
 static const struct handler *find(uint8_t type) {

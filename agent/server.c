@@ -165,7 +165,7 @@ static void sweep(struct fc_server *server) {
 			continue;
 		}
 		*at = session->next;
-		server->session_count--;
+		server->session_count -= !session->parked;
 		if (session->announcer && !session->connected && ++server->announce_tries < ANNOUNCE_TRIES)
 			fc_timer_start(&server->loop, &server->announce_timer, ANNOUNCE_MS);
 		fc_session_free(session);

@@ -47,6 +47,7 @@ struct fc_config {
 	unsigned orphan_seconds; /* from the container's end without an attached peer to the guest's end */
 	unsigned failed_seconds; /* the same after a boot that failed */
 	unsigned quiet_seconds;  /* FC_GUEST_QUIET_SECONDS */
+	unsigned resume_seconds; /* FC_GUEST_RESUME_SECONDS */
 };
 
 struct fc_stage {
@@ -81,6 +82,8 @@ struct fc_container {
 
 struct fc_exec {
 	struct fc_session *session;
+	unsigned id;
+	uint64_t taken;              /* bytes of its input that came */
 	struct fc_source in, out[2]; /* our ends of its pipes; fd -1 once closed */
 	pid_t pid;                   /* 0 once reaped */
 	bool reaped;
@@ -118,6 +121,7 @@ struct fc_session {
 	bool frozen;   /* from before a silence, in which it is not looked at */
 	bool loud;     /* is answered in a silence */
 	bool last;     /* its answer is the last before a silence; frozen once that is sent */
+	bool parked;   /* none at all: a place for a command whose session was ended for a silence */
 	struct fc_source source;
 	struct fc_decoder decoder;
 	unsigned char *queue; /* out: queue_begin to queue_end */
@@ -147,7 +151,7 @@ struct fc_server {
 	bool failed;       /* the boot did */
 	struct fc_error failure;
 	bool leave_after_exit, leaving, done;
-	unsigned exec_serial;
+	unsigned exec_serial, exec_ids;
 	enum fc_quiet quiet;
 	struct fc_session *quiet_asker; /* while draining */
 	struct fc_timer quiet_timer;
@@ -204,6 +208,8 @@ void fc_quiet_check(struct fc_server *server);
 void fc_quiet_end(struct fc_server *server);
 /* What is sent to the session now waits for the silence's end. */
 bool fc_quiet_mutes(const struct fc_session *session);
+/* Goes on with a command from before the silence, in another session; -ESRCH. */
+int fc_quiet_resume(struct fc_session *session, unsigned id, struct fc_error *error);
 
 /* ---- restore.c */
 /* The answers to RESTORE and CLOCK. Where they return an error, the guest may be half of what was asked for. */
@@ -212,6 +218,8 @@ int fc_restore_clock(struct fc_session *session, const struct fc_json *request, 
 
 /* ---- session.c */
 struct fc_session *fc_session_new(struct fc_server *server, int fd, enum fc_session_state state);
+/* A place in the list of sessions, without a connection; NULL where memory ran out. */
+struct fc_session *fc_session_new_parked(struct fc_server *server);
 void fc_session_free(struct fc_session *session);
 size_t fc_session_queued(const struct fc_session *session);
 /* Bytes of payload that one frame may carry now, 0 where the peer must read first. */

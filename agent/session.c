@@ -40,13 +40,29 @@ struct fc_session *fc_session_new(struct fc_server *server, int fd, enum fc_sess
 	return session;
 }
 
+struct fc_session *fc_session_new_parked(struct fc_server *server) {
+	struct fc_session *session = calloc(1, sizeof *session);
+	if (!session)
+		return NULL;
+	session->server = server;
+	session->state = FC_SESSION_EXEC;
+	session->parked = true;
+	session->source = (struct fc_source){.fd = -1};
+	session->timer.fire = on_timer;
+	fc_timer_start(&server->loop, &session->timer, server->config->resume_seconds * 1000ull);
+	session->next = server->sessions;
+	server->sessions = session;
+	return session;
+}
+
 void fc_session_free(struct fc_session *session) {
 	struct fc_server *server = session->server;
 	if (session->exec)
 		fc_exec_free(session->exec);
 	fc_loop_watch(&server->loop, &session->source, 0);
 	fc_timer_stop(&server->loop, &session->timer);
-	close(session->source.fd);
+	if (session->source.fd >= 0)
+		close(session->source.fd);
 	fc_decoder_clear(&session->decoder);
 	free(session->queue);
 	free(session);
@@ -58,7 +74,7 @@ size_t fc_session_queued(const struct fc_session *session) {
 
 size_t fc_session_room(const struct fc_session *session) {
 	size_t queued = fc_session_queued(session);
-	if (session->dead || session->state == FC_SESSION_ENDING || queued >= FC_SESSION_HIGH ||
+	if (session->dead || session->state == FC_SESSION_ENDING || queued >= FC_SESSION_HIGH || session->parked ||
 	    session->server->quiet != FC_QUIET_NO)
 		return 0;
 	size_t room = FC_SESSION_HIGH - queued;
@@ -69,7 +85,7 @@ void fc_session_watch(struct fc_session *session) {
 	uint32_t events = EPOLLIN | EPOLLRDHUP;
 	if ((fc_session_queued(session) && !fc_quiet_mutes(session)) || (session->announcer && !session->connected))
 		events |= EPOLLOUT;
-	if (session->frozen || (session->last && !fc_session_queued(session)))
+	if (session->frozen || session->parked || (session->last && !fc_session_queued(session)))
 		events = 0;
 	if (!session->dead && fc_loop_watch(&session->server->loop, &session->source, events) < 0)
 		fc_session_drop(session);

@@ -32,6 +32,7 @@ enum {
 	FC_GUEST_PLAN_MAX = 256 * 1024,
 
 	FC_GUEST_QUIET_SECONDS = 30, /* from QUIESCE's OK, by the guest's clock, until the agent goes on by itself */
+	FC_GUEST_RESUME_SECONDS = 30, /* from the silence's end until a command that is not resumed is killed */
 	FC_GUEST_ENTROPY_LEAST = 32, /* bytes in a RESTORE */
 	FC_GUEST_ENTROPY_MAX = 256,
 	FC_GUEST_FILES_MAX = 64, /* in a RESTORE, whose frame bounds their data */
@@ -55,6 +56,7 @@ enum {
 	X(WAKE, 0x17)     /* host: {} */                                                                               \
 	X(RESTORE, 0x18)  /* host, to a clone: {"generation", "hostname", ...}; RESTORED follows */                    \
 	X(CLOCK, 0x19)    /* host: {"time_ns"?}; TIME follows */                                                       \
+	X(RESUME, 0x1a)   /* host: {"exec"}; a command's session goes on in this one */                                \
 	X(STDIN, 0x20)    /* host, after EXEC with "stdin": bytes; empty is their end */                               \
 	X(OUTPUT, 0x21)   /* guest: bytes of stream 1 or 2 */                                                          \
 	X(WINDOW, 0x22)   /* guest: u32, bytes of STDIN that may be sent beyond those granted before */                \

@@ -52,7 +52,8 @@ static const struct fc_config config = {.podman = "podman",
                                         .spawn = false_spawn,
                                         .orphan_seconds = 600,
                                         .failed_seconds = 60,
-                                        .quiet_seconds = 30};
+                                        .quiet_seconds = 30,
+                                        .resume_seconds = 30};
 
 static void prepare(struct fc_server *server, uint8_t how) {
 	struct fc_error error;

@@ -124,7 +124,8 @@ int open_server(void **state) {
 	                            .spawn = fc_spawn,
 	                            .orphan_seconds = 600,
 	                            .failed_seconds = 600,
-	                            .quiet_seconds = 30};
+	                            .quiet_seconds = 30,
+	                            .resume_seconds = 30};
 	static const char *const leftovers[] = {"run/container.id", "run/container.pid", "run/conmon.pid",
 	                                        "exits/0123abc"};
 	for (size_t i = 0; i < 4; i++) {

@@ -61,6 +61,15 @@ static void hear_for(struct peer *peer, unsigned ms) {
 	}
 }
 
+static void expect_some(struct peer *peer) {
+	uint64_t limit = fc_clock_ms() + LIMIT_MS;
+	while (!peer->total && fc_clock_ms() < limit) {
+		turn();
+		hear(peer);
+	}
+	assert_true(peer->total > 0);
+}
+
 /* Nothing comes, no end either. */
 static void expect_silence(struct peer *peer) {
 	char buffer[16];
@@ -72,55 +81,85 @@ static void expect_silence(struct peer *peer) {
 	}
 }
 
-/* All numbers from 1 on stand in a peer's output, a line each, as far as it goes. */
-static void expect_counted(struct peer *peer, long least) {
-	char *at = peer->out[0];
+/* All numbers from 1 on stand in what two peers got, a line each, as far as it goes. */
+static void expect_counted(struct peer *first, struct peer *second, long least) {
+	static char all[2 << 16];
+	memcpy(all, first->out[0], first->out_size[0]);
+	memcpy(all + first->out_size[0], second->out[0], second->out_size[0]);
+	all[first->out_size[0] + second->out_size[0]] = '\0';
+	char *at = all;
 	long i = 0;
-	peer->out[0][peer->out_size[0]] = '\0';
 	for (char *end; (end = strchr(at, '\n')); at = end + 1)
 		assert_int_equal(strtol(at, NULL, 10), ++i);
 	assert_true(i >= least);
+}
+
+/* Comes back to where another peer was sent away. */
+static struct peer *again(struct peer *before) {
+	char request[64];
+	snprintf(request, sizeof request, "{\"from\":%zu}", before->total);
+	return asking(FC_GUEST_ATTACH, request);
+}
+
+static struct peer *resumed(const struct peer *before, const char *answer) {
+	char request[64];
+	const char *id = strstr(before->events, "{\"event\":\"quiet\",\"exec\":");
+	assert_non_null(id);
+	snprintf(request, sizeof request, "{\"exec\":%d}", atoi(id + 24));
+	struct peer *peer = asking(FC_GUEST_RESUME, request);
+	expect_event(peer, answer);
+	return peer;
 }
 
 static void the_answer_is_the_last(void **state) {
 	(void)state;
 	run("i=0; while :; do i=$((i+1)); echo $i; sleep 0.01; done");
 	struct peer *attached = asking(FC_GUEST_ATTACH, "{}");
-	expect(attached, FC_GUEST_OUTPUT);
+	expect_some(attached);
 	struct peer *asker = silence();
 	hear(attached);
-	/* Whole frames have come. */
+	/* Whole frames have come, and a last one that says why. */
 	assert_int_equal(attached->decoder.end, attached->decoder.begin);
+	assert_string_equal(attached->text, "{\"event\":\"quiet\"}");
 	uint64_t end = server.output.end;
 	expect_silence(attached);
 	expect_silence(asker);
 	/* The container went on, and what it wrote waits in its pipe. */
 	assert_int_equal(server.output.end, end);
-	size_t before = attached->total;
 	wake();
-	hear_for(attached, SILENCE_MS);
-	assert_true(attached->total > before);
-	expect_counted(attached, 20);
+	expect_closed(attached);
 	expect_closed(asker);
+	struct peer *back = again(attached);
+	hear_for(back, SILENCE_MS);
+	expect_counted(attached, back, 20);
+	assert_non_null(strstr(back->events, "container-started"));
 	free_peer(asker);
 	free_peer(attached);
+	free_peer(back);
+}
+
+/* Of three million bytes, what a peer did not get before it was sent away. */
+static void expect_rest(struct peer *before) {
+	struct peer *back = again(before);
+	uint64_t limit = fc_clock_ms() + LIMIT_MS;
+	while (before->total + back->total < 3000000 && fc_clock_ms() < limit) {
+		turn();
+		hear(back);
+	}
+	assert_int_equal(before->total + back->total, 3000000);
+	free_peer(back);
 }
 
 static void a_full_pipe_stops_its_writer_and_loses_nothing(void **state) {
 	(void)state;
 	run("head -c 3000000 /dev/zero; sleep 60");
 	struct peer *attached = asking(FC_GUEST_ATTACH, "{}");
-	expect(attached, FC_GUEST_OUTPUT);
+	expect_some(attached);
 	struct peer *asker = silence();
 	hear_for(attached, SILENCE_MS); /* what was sent before */
 	expect_silence(attached);
 	wake();
-	uint64_t limit = fc_clock_ms() + LIMIT_MS;
-	while (attached->total < 3000000 && fc_clock_ms() < limit) {
-		turn();
-		hear(attached);
-	}
-	assert_int_equal(attached->total, 3000000);
+	expect_rest(attached);
 	free_peer(asker);
 	free_peer(attached);
 }
@@ -136,33 +175,116 @@ static void a_peer_that_does_not_read_is_not_waited_for_long(void **state) {
 	assert_true(fc_clock_ms() - began >= 900);
 	/* Half of a frame may be on its way to it; the other half follows after the silence. */
 	wake();
-	uint64_t limit = fc_clock_ms() + LIMIT_MS;
-	while (slow->total < 3000000 && fc_clock_ms() < limit) {
-		turn();
-		hear(slow);
-	}
-	assert_int_equal(slow->total, 3000000);
+	expect_event(slow, "quiet");
+	expect_rest(slow);
 	free_peer(asker);
 	free_peer(slow);
 }
 
-static void commands_wait(void **state) {
+static bool took_input(void) {
+	return server.sessions->exec && server.sessions->exec->taken == 2;
+}
+
+static void commands_wait_and_are_resumed(void **state) {
 	(void)state;
 	run("echo up; sleep 60");
 	struct peer *command = asking(
 	        FC_GUEST_EXEC,
 	        "{\"vm\":true,\"stdin\":true,\"argv\":[\"sh\",\"-c\",\"echo a; sleep 0.1; echo b; cat; exit 3\"]}");
-	expect(command, FC_GUEST_OUTPUT);
-	assert_string_equal(command->out[0], "a\n");
-	struct peer *asker = silence();
+	expect_some(command);
 	say_text(command, FC_GUEST_STDIN, "c\n");
-	say_text(command, FC_GUEST_STDIN, "");
+	wait_for(took_input);
+	struct peer *asker = silence();
+	hear(command);
+	assert_string_equal(command->out[0], "a\n");
+	/* What it says now is lost: the agent tells how much it took. */
+	say_text(command, FC_GUEST_STDIN, "lost");
 	expect_silence(command);
 	wake();
-	expect_text(command, FC_GUEST_EXITED, "{\"status\":3}");
-	assert_string_equal(command->out[0], "a\nb\nc\n");
+	struct peer *back = resumed(command, "{\"event\":\"resumed\",\"stdin\":2,\"stdin_ended\":false}");
+	say_text(back, FC_GUEST_STDIN, "d\n");
+	say_text(back, FC_GUEST_STDIN, "");
+	expect_text(back, FC_GUEST_EXITED, "{\"status\":3}");
+	assert_string_equal(back->out[0], "b\nc\nd\n");
+	free_peer(command);
+	free_peer(back);
+	free_peer(asker);
+}
+
+/* Twice, with its input's end before the second. */
+static void commands_are_resumed_again(void **state) {
+	(void)state;
+	run("echo up; sleep 60");
+	struct peer *command =
+	        asking(FC_GUEST_EXEC,
+	               "{\"vm\":true,\"stdin\":true,\"argv\":[\"sh\",\"-c\",\"echo a; cat; sleep 0.3; echo b\"]}");
+	expect_some(command);
+	struct peer *asker = silence();
+	hear(command);
+	wake();
+	struct peer *back = resumed(command, "\"stdin\":0,\"stdin_ended\":false}");
+	say_text(back, FC_GUEST_STDIN, "");
 	free_peer(command);
 	free_peer(asker);
+	hear_for(back, 50);
+	asker = silence();
+	hear(back);
+	wake();
+	struct peer *last = resumed(back, "\"stdin\":0,\"stdin_ended\":true}");
+	expect_text(last, FC_GUEST_EXITED, "{\"status\":0}");
+	assert_string_equal(last->out[0], "b\n");
+	free_peer(last);
+	free_peer(back);
+	free_peer(asker);
+}
+
+static void commands_that_are_not_resumed_are_killed(void **state) {
+	(void)state;
+	config.resume_seconds = 1;
+	run("echo up; sleep 60");
+	struct peer *command = asking(FC_GUEST_EXEC, "{\"vm\":true,\"argv\":[\"sh\",\"-c\",\"echo $$; sleep 700\"]}");
+	expect_some(command);
+	pid_t pid = atoi(command->out[0]);
+	assert_true(pid > 1);
+	struct peer *asker = silence();
+	/* Its time does not begin before the silence's end. */
+	for (uint64_t limit = fc_clock_ms() + 1200; fc_clock_ms() < limit;)
+		turn();
+	assert_int_equal(kill(pid, 0), 0);
+	uint64_t began = fc_clock_ms();
+	wake();
+	while (kill(pid, 0) == 0 && fc_clock_ms() < began + LIMIT_MS)
+		turn();
+	assert_int_equal(kill(pid, 0), -1);
+	assert_true(fc_clock_ms() - began >= 900);
+	struct peer *late = asking(FC_GUEST_RESUME, "{\"exec\":1}");
+	expect_text(late, FC_GUEST_ERROR, "no command 1 that waits to be resumed\",\"errno\":3}");
+	free_peer(late);
+	free_peer(command);
+	free_peer(asker);
+}
+
+static void resuming_what_makes_no_sense(void **state) {
+	(void)state;
+	static const struct {
+		const char *request, *why;
+	} cases[] = {{"{}", "'exec' is missing"},
+	             {"{\"exec\":0}", "'exec' is 0"},
+	             {"{\"exec\":4294967296}", "'exec' is 4294967296"},
+	             {"{\"exec\":\"1\"}", "'exec' is no integer"},
+	             {"{\"exec\":1,\"x\":1}", "unknown key 'x'"},
+	             {"{\"exec\":1}", "no command 1 that waits"}};
+	run("echo up; sleep 60");
+	/* One that runs and was not sent away is nobody else's. */
+	struct peer *command = asking(FC_GUEST_EXEC, "{\"vm\":true,\"argv\":[\"sh\",\"-c\",\"echo a; sleep 0.2\"]}");
+	expect_some(command);
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		struct peer *peer = asking(FC_GUEST_RESUME, cases[i].request);
+		expect_text(peer, FC_GUEST_ERROR, cases[i].why);
+		free_peer(peer);
+	}
+	expect_text(command, FC_GUEST_EXITED, "{\"status\":0}");
+	free_peer(command);
 }
 
 /* Its end came in the silence: not a word of it before the silence's end. */
@@ -170,27 +292,38 @@ static void a_command_that_ends_in_it(void **state) {
 	(void)state;
 	run("echo up; sleep 60");
 	struct peer *command = asking(FC_GUEST_EXEC, "{\"vm\":true,\"argv\":[\"sh\",\"-c\",\"echo a; sleep 0.1\"]}");
-	expect(command, FC_GUEST_OUTPUT);
+	expect_some(command);
 	struct peer *asker = silence();
+	hear(command);
 	expect_silence(command);
-	assert_true(server.sessions->next->exec->reaped);
+	assert_true(server.sessions->parked && server.sessions->exec->reaped);
 	wake();
-	expect_text(command, FC_GUEST_EXITED, "{\"status\":0}");
+	struct peer *back = resumed(command, "resumed");
+	expect_text(back, FC_GUEST_EXITED, "{\"status\":0}");
 	free_peer(command);
+	free_peer(back);
 	free_peer(asker);
 }
 
 static void a_container_that_ends_in_it(void **state) {
 	(void)state;
-	run("echo up; sleep 0.2; echo down; exit 4");
+	char go[96];
+	snprintf(go, sizeof go, "%s/go", dir);
+	run("echo up; while [ ! -e $EXITS/../go ]; do sleep 0.02; done; echo down; exit 4");
 	struct peer *attached = asking(FC_GUEST_ATTACH, "{}");
-	expect(attached, FC_GUEST_OUTPUT);
+	expect_some(attached);
 	struct peer *asker = silence();
+	hear(attached);
+	write_file(go, "", 0644);
 	wait_for(exited);
+	unlink(go);
 	expect_silence(attached);
 	wake();
-	expect_event(attached, "container-exited\",\"exit_status\":4}");
-	assert_string_equal(attached->out[0], "up\ndown\n");
+	struct peer *back = again(attached);
+	expect_event(back, "container-exited\",\"exit_status\":4}");
+	assert_string_equal(attached->out[0], "up\n");
+	assert_string_equal(back->out[0], "down\n");
+	free_peer(back);
 	free_peer(attached);
 	free_peer(asker);
 }
@@ -200,16 +333,19 @@ static void it_ends_by_itself(void **state) {
 	config.quiet_seconds = 1;
 	run(counting);
 	struct peer *attached = asking(FC_GUEST_ATTACH, "{}");
-	expect(attached, FC_GUEST_OUTPUT);
+	expect_some(attached);
 	uint64_t began = fc_clock_ms();
 	struct peer *asker = silence();
 	/* Its host dies. */
 	free_peer(asker);
 	wait_for(is_awake);
 	assert_true(fc_clock_ms() - began >= 900);
-	hear_for(attached, SILENCE_MS);
-	expect_counted(attached, 1000);
+	expect_event(attached, "quiet");
+	struct peer *back = again(attached);
+	hear_for(back, SILENCE_MS);
+	expect_counted(attached, back, 1000);
 	free_peer(attached);
+	free_peer(back);
 }
 
 static void asked_again_it_begins_anew(void **state) {
@@ -242,8 +378,7 @@ static void newcomers_wait(void **state) {
 	wake();
 	expect_text(status, FC_GUEST_STATE, "\"container\":\"running\"");
 	expect_text(wrong, FC_GUEST_ERROR, "unknown key 'x'");
-	expect_event(attached, "container-started");
-	assert_string_equal(attached->out[0], "up\n");
+	expect_text(attached, FC_GUEST_ERROR, "a snapshot is being made\",\"errno\":16}");
 	expect_closed(status);
 	free_peer(status);
 	free_peer(wrong);
@@ -291,6 +426,13 @@ static void one_at_a_time(void **state) {
 	wait_for(is_draining);
 	struct peer *other = asking(FC_GUEST_QUIESCE, "{}");
 	expect_text(other, FC_GUEST_ERROR, "\"errno\":114}");
+	/* Nothing is begun any more that would last. */
+	struct peer *late = asking(FC_GUEST_EXEC, "{\"vm\":true,\"argv\":[\"true\"]}");
+	expect_text(late, FC_GUEST_ERROR, "a snapshot is being made");
+	free_peer(late);
+	late = asking(FC_GUEST_RESUME, "{\"exec\":1}");
+	expect_text(late, FC_GUEST_ERROR, "a snapshot is being made");
+	free_peer(late);
 	/* A word that wakes comes before the silence: it is not to be any more. */
 	struct peer *waker = asking(FC_GUEST_WAKE, "{}");
 	expect(waker, FC_GUEST_OK);
@@ -328,7 +470,7 @@ static void peers_that_are_gone_are_seen_after_it(void **state) {
 	run("echo up; sleep 60");
 	struct peer *attached = asking(FC_GUEST_ATTACH, "{}");
 	struct peer *command = asking(FC_GUEST_EXEC, "{\"vm\":true,\"argv\":[\"sh\",\"-c\",\"echo $$; sleep 700\"]}");
-	expect(command, FC_GUEST_OUTPUT);
+	expect_some(command);
 	pid_t pid = atoi(command->out[0]);
 	assert_true(pid > 1);
 	struct peer *asker = silence();
@@ -341,10 +483,8 @@ static void peers_that_are_gone_are_seen_after_it(void **state) {
 	assert_int_equal(kill(pid, 0), 0);
 	wake();
 	wait_for(no_sessions);
-	uint64_t limit = fc_clock_ms() + LIMIT_MS;
-	while (kill(pid, 0) == 0 && fc_clock_ms() < limit)
-		turn();
-	assert_int_equal(kill(pid, 0), -1);
+	/* The command waits for its own. */
+	assert_int_equal(kill(pid, 0), 0);
 	assert_true(runs());
 }
 
@@ -378,7 +518,10 @@ int main(void) {
 	        SERVED(the_answer_is_the_last),
 	        SERVED(a_full_pipe_stops_its_writer_and_loses_nothing),
 	        SERVED(a_peer_that_does_not_read_is_not_waited_for_long),
-	        SERVED(commands_wait),
+	        SERVED(commands_wait_and_are_resumed),
+	        SERVED(commands_are_resumed_again),
+	        SERVED(commands_that_are_not_resumed_are_killed),
+	        SERVED(resuming_what_makes_no_sense),
 	        SERVED(a_command_that_ends_in_it),
 	        SERVED(a_container_that_ends_in_it),
 	        SERVED(it_ends_by_itself),
