@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # The vocabulary; CMake presets do the building (CMakePresets.json), tests/run the testing.
-.PHONY: all stage demo test test-long check bench fmt fuzz deps assets clean
+.PHONY: all stage demo test test-long check bench fmt docs cov fuzz deps assets clean
 .DELETE_ON_ERROR:
 
 all: stage
@@ -36,6 +36,15 @@ bench: deps stage assets
 
 fuzz: deps
 	tests/run fuzz
+
+# The manual page, build/stage/share/man/man1/fcvm.1; the rest of docs/ is read as it is.
+docs: deps stage
+	tests/check/run documented
+	man -l build/stage/share/man/man1/fcvm.1 > /dev/null
+
+# What of the C code the tests without a guest run: build/cov/summary.
+cov: deps
+	tests/cov
 
 fmt:
 	git ls-files '*.c' '*.h' | xargs clang-format-14 -i

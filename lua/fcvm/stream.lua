@@ -118,20 +118,24 @@ Queue.__index = Queue
 -- is left, and after it nil and the error.
 function M.queue() return setmetatable({ first = 1, last = 0 }, Queue) end
 
+--- Adds a value; from anywhere.
 function Queue:push(value)
   self.last = self.last + 1
   self[self.last] = value
   if self.wake then self.wake() end
 end
 
+--- How many values wait.
 function Queue:size() return self.last - self.first + 1 end
 
+--- Ends the queue; `err` is what pop gives with nil once it is empty.
 function Queue:finish(err)
   if self.ended then return end
   self.ended, self.failure = true, err
   if self.wake then self.wake() end
 end
 
+--- The next value; waits for it in its task. At the end nil and the error.
 function Queue:pop()
   while self.first > self.last do
     if self.ended then return nil, self.failure end
