@@ -4,56 +4,17 @@ describe("#kvm", function()
   local cli = require "spec.support.cli"
   local fcvm = require "fcvm"
   local json = require "fcvm.json"
-  local paths = require "fcvm.paths"
   local task = require "fcvm.task"
   local uv = require "luv"
+  local vms = require "spec.support.vms"
 
   local web, tools = "oci:" .. cli.images .. "/web", "oci:" .. cli.images .. "/tools"
 
   local function test(name, body) it(name, function() task.main(body) end) end
 
-  local function records()
-    local living = fcvm.state.scan()
-    return living
-  end
+  local records, left_of = vms.records, vms.left_of
 
-  -- What a VM owns and what must be gone with it, by its id.
-  local function left_of(id)
-    local left = {}
-    for _, path in ipairs { paths.state() .. "/" .. id .. ".json", paths.disks() .. "/" .. id,
-      paths.run() .. "/netns/" .. id, "/sys/fs/cgroup/fcvm/" .. id } do
-      if uv.fs_lstat(path) then left[#left + 1] = path end
-    end
-    return left
-  end
-
-  local function links()
-    local list = {}
-    local scan = uv.fs_scandir "/sys/class/net"
-    while scan do
-      local name = uv.fs_scandir_next(scan)
-      if not name then break end
-      if name:match "^fcv%d" then list[#list + 1] = name end
-    end
-    return list
-  end
-
-  after_each(function()
-    task.main(function()
-      local left, names = records(), {}
-      -- What a failed test left must not fail the next ones.
-      for i, record in ipairs(left) do
-        names[i] = record.name
-        uv.kill(record.pid, 9)
-      end
-      if #left > 0 then
-        cli.eventually("what was left to end", function() return #records() == 0 end, 10)
-        cli.run { "sweep" }
-      end
-      assert.same({}, names)
-      assert.same({}, links())
-    end)
-  end)
+  after_each(function() task.main(vms.assert_nothing_left) end)
 
   test("a web container is healthy, answers, is listed, runs commands, stops, and leaves nothing", function()
     local run = cli.start { "podman", "run", "--name", "web", "--cpu", "1", "--mem", "512M",
@@ -170,12 +131,12 @@ describe("#kvm", function()
   end)
 
   test("two VMs have networks of their own, and reach neither each other nor the host", function()
-    local vms = fcvm.parallel({ "a", "b" }, function(name)
+    local both = fcvm.parallel({ "a", "b" }, function(name)
       return fcvm.run { image = tools, name = name, mem = "256M", cpu = 1,
         cmd = { "/bin/sh", "-c", "echo " .. name .. " > /index.html; exec /bin/httpd -f -h / -p 80" }, health = { port = 80 } }
     end)
-    for _, vm in ipairs(vms) do vm:wait("healthy", { timeout = 200 }) end
-    local a, b = vms[1], vms[2]
+    for _, vm in ipairs(both) do vm:wait("healthy", { timeout = 200 }) end
+    local a, b = both[1], both[2]
     assert.are_not.equal(a.address, b.address)
     assert.equal("a\n", a:request({ path = "/index.html" }).body)
     assert.equal("b\n", b:request({ path = "/index.html" }).body)
@@ -195,7 +156,7 @@ describe("#kvm", function()
     end
     -- What must work for the test to mean anything: the guest's own network, and nc itself.
     assert.equal(0, a:exec({ "/bin/sh", "-c", "nc -w 4 127.0.0.1 80 < /dev/null", timeout = 30 }).status)
-    for _, vm in ipairs(vms) do vm:stop() end
+    for _, vm in ipairs(both) do vm:stop() end
   end)
 
   test("a jailed Firecracker has a user of its own, a root of its own and limits", function()

@@ -141,10 +141,10 @@ local function count(self, difference)
   if self.record.clones == 0 and difference < 0 and self.options.exit_when_idle then self.wake:push "idle" end
 end
 
+-- A client as it goes over the control socket: its error in words.
 local function client_of(client)
-  local out = {}
-  for key, value in pairs(client) do out[key] = type(value) ~= "table" and value or tostring(errors.new(value)) end
-  return out
+  if client.error then client.error = tostring(errors.new(client.error)) end
+  return client
 end
 
 local handlers = {
