@@ -284,6 +284,19 @@ static int open_page_map(struct fc_page_server *server, const char *path, struct
 	                    "it belongs to another memory file");
 }
 
+/* All are there before the first one runs: it gives new clients to the others. */
+static int start_workers(struct fc_page_server *server, struct fc_error *error) {
+	int r = 0;
+	server->worker_count = server->options.workers;
+	for (unsigned int i = 0; i < server->worker_count; i++)
+		fcu_worker_init(&server->workers[i], server, i);
+	for (unsigned int i = 0; r == 0 && i < server->worker_count; i++)
+		r = fcu_worker_open(&server->workers[i]);
+	for (unsigned int i = 0; r == 0 && i < server->worker_count; i++)
+		r = fcu_worker_start(&server->workers[i]);
+	return r < 0 ? fc_error_set(error, -r, OP, NULL, NULL, "no thread, or no descriptors for it") : 0;
+}
+
 static int start(struct fc_page_server *server, const struct fc_page_server_options *given, struct fc_error *error) {
 	server->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (server->event < 0)
@@ -297,15 +310,8 @@ static int start(struct fc_page_server *server, const struct fc_page_server_opti
 		r = open_page_map(server, given->page_map, error);
 	if (r == 0 && given->working_set)
 		r = fc_page_server_replay(server, given->working_set, error);
-	for (unsigned int i = 0; r == 0 && i < server->options.workers; i++) {
-		struct fcu_worker *worker = &server->workers[i];
-		*worker = (struct fcu_worker){
-		        .server = server, .index = i, .epoll = -1, .mail = -1, .ring_event = -1, .cpus = {.fd = -1}};
-		server->worker_count = i + 1;
-		r = fcu_worker_start(worker);
-		if (r < 0)
-			fc_error_set(error, -r, OP, NULL, NULL, "no thread or descriptors for it");
-	}
+	if (r == 0)
+		r = start_workers(server, error);
 	if (r == 0 && given->preload && server->replay)
 		fcu_replay_begin(server->replay);
 	return r;

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -134,7 +135,8 @@ static int submit_piece(struct fcu_replay *replay, struct io_uring *ring, int fd
 	return 0;
 }
 
-static int wait_piece(struct io_uring *ring, struct piece *pieces) {
+/* Takes one answer, if one comes soon; *flying then goes down. */
+static int wait_piece(struct io_uring *ring, struct piece *pieces, unsigned int *flying) {
 	struct io_uring_cqe *cqe;
 	/* The limit is there to notice `stop`; a disk may take longer, and is then waited for again. */
 	struct __kernel_timespec limit = {.tv_nsec = 200000000};
@@ -147,7 +149,8 @@ static int wait_piece(struct io_uring *ring, struct piece *pieces) {
 	r = cqe->res < 0 ? cqe->res : (uint64_t)cqe->res < piece->size ? -EIO : 0;
 	piece->done = r == 0;
 	io_uring_cqe_seen(ring, cqe);
-	return r < 0 ? r : 1;
+	--*flying;
+	return r;
 }
 
 /* Waits for what is in flight: it is written into a buffer that may be gone afterwards. */
@@ -175,8 +178,7 @@ static int read_pieces(struct fcu_replay *replay, struct io_uring *ring, int fd)
 			flying++;
 		}
 		io_uring_submit(ring);
-		r = wait_piece(ring, pieces);
-		flying -= r > 0;
+		r = wait_piece(ring, pieces, &flying);
 		struct piece *first = &pieces[told / PIECE % IN_FLIGHT];
 		uint64_t before = told;
 		while (told < next && first->done) {
@@ -220,6 +222,7 @@ static int read_contents(struct fcu_replay *replay) {
 
 static void *load(void *argument) {
 	struct fcu_replay *replay = argument;
+	prctl(PR_SET_NAME, "fcvm-replay");
 	int r = read_contents(replay);
 	if (r < 0 && r != -ECANCELED)
 		publish(replay, UINT64_MAX);

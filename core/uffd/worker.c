@@ -498,7 +498,14 @@ static void make_ring(struct fcu_worker *worker) {
 	}
 }
 
-static int make_descriptors(struct fcu_worker *worker) {
+void fcu_worker_init(struct fcu_worker *worker, struct fc_page_server *server, unsigned int index) {
+	*worker = (struct fcu_worker){.server = server, .index = index, .epoll = -1, .mail = -1, .ring_event = -1};
+	worker->cpus.fd = -1;
+	worker->spin_credit = CREDIT_MOST;
+	pthread_mutex_init(&worker->mail_lock, NULL);
+}
+
+int fcu_worker_open(struct fcu_worker *worker) {
 	worker->epoll = epoll_create1(EPOLL_CLOEXEC);
 	worker->mail = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (worker->epoll < 0 || worker->mail < 0)
@@ -520,15 +527,10 @@ static int make_descriptors(struct fcu_worker *worker) {
 int fcu_worker_start(struct fcu_worker *worker) {
 	sigset_t all;
 	sigset_t before;
-	pthread_mutex_init(&worker->mail_lock, NULL);
-	worker->spin_credit = CREDIT_MOST;
-	int r = make_descriptors(worker);
-	if (r < 0)
-		return r;
 	/* Signals are for the thread of the caller, who may wait for them. */
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
-	r = pthread_create(&worker->thread, NULL, run, worker);
+	int r = pthread_create(&worker->thread, NULL, run, worker);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	worker->started = r == 0;
 	return -r;

@@ -79,7 +79,13 @@ struct fc_page_server {
 	struct fcu_worker workers[FC_PAGE_WORKERS_MAX];
 };
 
-/* Makes a worker's descriptors; starts its thread. The server outlives it. 0 or -errno. */
+/* Makes it ready for fcu_worker_open and fcu_worker_stop. The server outlives it. */
+void fcu_worker_init(struct fcu_worker *worker, struct fc_page_server *server, unsigned int index);
+
+/* Makes its descriptors. 0 or -errno. */
+int fcu_worker_open(struct fcu_worker *worker);
+
+/* Starts its thread. 0 or -errno. */
 int fcu_worker_start(struct fcu_worker *worker);
 
 /* Ends the thread where it was started (server->stopping is true) and frees what it has. */
