@@ -83,16 +83,22 @@ describe("guest", function()
 
   local function wall() local s, us = uv.gettimeofday() return s * 1000000000 + us * 1000 end
 
-  test("has a silent agent answer, and keeps its session", function(kind, _, say)
-    assert(kind == types.QUIESCE or kind == types.WAKE)
-    say(types.OK)
-  end, true, function(root, agent)
-    local session = guest.quiesce(root)
+  test("has a silent agent answer, and keeps its session", function(_, _, say) say(types.OK) end, true, function(root, agent)
+    local silence <close> = guest.quiesce(root)
     task.sleep(0.05)
     assert.equal(1, agent.open)
+    assert.truthy(uv.fs_stat(root .. "/vsock.quiet"))
+    -- Whoever else has something to say waits meanwhile.
+    local other = task.spawn(guest.stop, root, 1)
+    task.sleep(0.05)
+    assert.equal(1, agent.sessions)
     guest.wake(root)
-    session:close()
-    assert.same({ types.QUIESCE, types.WAKE }, { agent.requests[1].kind, agent.requests[2].kind })
+    assert.is_nil(uv.fs_stat(root .. "/vsock.quiet"))
+    other:join()
+    silence:close()
+    silence:close()
+    assert.same({ types.QUIESCE, types.WAKE, types.STOP },
+      { agent.requests[1].kind, agent.requests[2].kind, agent.requests[3].kind })
     task.sleep(0.05)
     assert.equal(0, agent.open)
   end)
@@ -101,6 +107,7 @@ describe("guest", function()
     say(types.ERROR, { op = "quiesce", message = "the container does not run yet (none)", errno = 11 })
   end, false, function(root, agent)
     fails("EAGAIN", "agent: quiesce", guest.quiesce, root)
+    assert.is_nil(uv.fs_stat(root .. "/vsock.quiet"))
     task.sleep(0.05)
     assert.equal(0, agent.open)
   end)
@@ -205,42 +212,71 @@ describe("guest", function()
       files = { { path = "/a", data = ("x"):rep(60000) } } })
   end)
 
-  -- Output of one letter a frame, then the events.
-  local function output(text)
-    return function(_, payload, say)
+  -- Output of one letter a frame after the events; a snapshot comes after every `n` letters.
+  local function output(text, n)
+    return function(kind, payload, say)
+      if kind ~= types.ATTACH then return say(types.OK) end
       local from = json.decode(payload, "request").from
       if from == "end" then from = #text end
       from = from or 0
       say(types.EVENT, { event = "attached", from = from })
       say(types.EVENT, { event = "stage", name = "podman" })
       say(types.EVENT, { event = "container-started", pid = 7 })
-      for i = from + 1, #text do say(types.OUTPUT, text:sub(i, i), 1) end
+      for i = from + 1, math.min(#text, from + n) do say(types.OUTPUT, text:sub(i, i), 1) end
+      say(types.EVENT, { event = "quiet" })
     end
   end
 
-  test("attaches anew without repeating anything", output "abcdef", false, function(root, agent)
-    local attached <close> = guest.attach(root)
-    local function read(n)
-      local seen = {}
-      for i = 1, n do
-        local message = attached:next()
-        seen[i] = message.data or message.event
-      end
-      return table.concat(seen, " ")
+  local function read(attached, n)
+    local seen = {}
+    for i = 1, n do
+      local message = attached:next()
+      seen[i] = message.data or message.event
     end
-    assert.equal("attached stage container-started a b c d", read(7))
-    assert.equal(4, attached.offset)
-    assert.equal(0, attached:reattach())
-    assert.equal("e f", read(2))
-    assert.equal(0, attached:reattach())
-    assert.equal('{"from":6}', agent.requests[3].payload)
-    assert.equal(6, attached.offset)
+    return table.concat(seen, " ")
+  end
+
+  test("comes back after a snapshot, and repeats nothing", output("abcdefg", 3), false, function(root, agent)
+    local attached <close> = guest.attach(root)
+    assert.equal("attached stage container-started a b c d e f g", read(attached, 10))
+    assert.equal(7, attached.offset)
+    assert.equal(0, attached.lost)
+    assert.same({ "{}", '{"from":3}', '{"from":6}' },
+      { agent.requests[1].payload, agent.requests[2].payload, agent.requests[3].payload })
+    task.sleep(0.05)
+    assert.equal(1, agent.open)
   end)
 
-  test("attaches where it is told", output "abcdef", false, function(root)
+  test("does not come back before the snapshot is made", output("abcd", 2), false, function(root, agent)
+    local attached <close> = guest.attach(root)
+    read(attached, 5)
+    local silence <close> = guest.quiesce(root)
+    local reader = task.spawn(function() return attached:next().data end)
+    task.sleep(0.1)
+    assert.equal(2, agent.sessions)
+    silence:close()
+    assert.equal("c", reader:join())
+  end)
+
+  test("waits for no snapshot that was made long ago", output("ab", 2), false, function(root)
+    uv.fs_close(assert(uv.fs_open(root .. "/vsock.quiet", "wx", 384)))
+    for _, when in ipairs { os.time() - 40, os.time() + 4000 } do
+      assert(uv.fs_utime(root .. "/vsock.quiet", when, when))
+      local began = task.now()
+      local attached <close> = guest.attach(root)
+      assert.is_true(task.now() - began < 5)
+      attached:close()
+    end
+    -- A link that stands there is not followed.
+    uv.fs_unlink(root .. "/vsock.quiet")
+    assert(uv.fs_symlink("/nonexistent/victim", root .. "/vsock.quiet"))
+    guest.quiesce(root):close()
+    assert.is_nil(uv.fs_lstat(root .. "/vsock.quiet"))
+  end)
+
+  test("attaches where it is told", output("abcdef", 9), false, function(root)
     for from, offset in pairs { [2] = 2, ["end"] = 6 } do
       local attached <close> = guest.attach(root, { from = from })
-      attached:next()
       assert.equal(offset, attached.offset)
     end
     fails("EINVAL", "unknown option 'form'", guest.attach, root, { form = 1 })
@@ -251,30 +287,127 @@ describe("guest", function()
     with(function(_, _, say)
       say(types.EVENT, { event = "attached", from = gone and 100 or 0 })
       say(types.OUTPUT, "abc", 1)
+      if not gone then say(types.EVENT, { event = "quiet" }) end
       gone = true
     end, false, function(root)
       local attached <close> = guest.attach(root)
-      attached:next()
-      attached:next()
-      assert.equal(97, attached:reattach())
+      assert.equal("attached abc abc", read(attached, 3))
+      assert.equal(97, attached.lost)
+      assert.equal(103, attached.offset)
     end)
   end)
 
   test("takes no output without a place", function(_, _, say) say(types.OUTPUT, "abc", 1) end, false, function(root)
-    local attached <close> = guest.attach(root)
-    fails("EPROTO", "before its place", attached.next, attached)
+    fails("EPROTO", "it said OUTPUT, not EVENT", guest.attach, root)
   end)
 
-  test("takes no place that is none", function(_, _, say) say(types.EVENT, { event = "attached", from = -5 }) end, false,
-    function(root)
-      local attached <close> = guest.attach(root)
-      fails("EPROTO", "begins nowhere", attached.next, attached)
+  it("takes no place that is none", function()
+    for _, event in ipairs { { event = "attached", from = -5 }, { event = "attached" }, { event = "other", from = 1 }, { 1 } } do
+      with(function(_, _, say) say(types.EVENT, event) end, false, function(root, agent)
+        fails("EPROTO", "", guest.attach, root)
+        task.sleep(0.02)
+        assert.equal(0, agent.open)
+      end)
+    end
+  end)
+
+  it("tries again where a snapshot has just begun", function()
+    local busy = 2
+    with(function(kind, _, say)
+      busy = busy - 1
+      if busy >= 0 then return say(types.ERROR, { op = "exec", message = "a snapshot is being made", errno = 16 }) end
+      if kind == types.ATTACH then return say(types.EVENT, { event = "attached", from = 0 }) end
+      say(types.EXITED, { status = 3 })
+    end, false, function(root)
+      guest.attach(root):close()
+      busy = 2
+      assert.equal(3, guest.exec(root, { "true" }, {}).status)
+      busy = 100
+      fails("EBUSY", "a snapshot is being made", guest.attach, root)
+      fails("EBUSY", "a snapshot is being made", guest.exec, root, { "true" }, {})
     end)
+  end)
+
+  -- A command that is cat. After `cut` bytes of input its session ends for a snapshot, in which all input that is under
+  -- way is lost; the next one takes it from there.
+  local function cat(cut, cuts)
+    local taken, data, ended, lost, sessions = 0, {}, false, false, 0
+    return function(kind, payload, say)
+      if kind == types.EXEC or kind == types.RESUME then
+        lost, sessions = false, sessions + 1
+        if kind == types.RESUME then
+          assert.equal('{"exec":9}', payload)
+          say(types.EVENT, { event = "resumed", stdin = taken, stdin_ended = ended })
+        end
+      elseif kind == types.STDIN and not lost then
+        if sessions <= cuts and taken + #payload >= sessions * cut then
+          lost = true
+          return say(types.EVENT, { event = "quiet", exec = 9 })
+        end
+        taken, ended = taken + #payload, ended or payload == ""
+        data[#data + 1] = payload
+        if payload ~= "" then
+          say(types.WINDOW, string.pack("<I4", #payload))
+          say(types.OUTPUT, payload, 1)
+        else
+          say(types.EXITED, { status = 0 })
+        end
+      end
+    end
+  end
+
+  it("goes on with a command after snapshots, its input whole", function()
+    local parts = {}
+    for i = 1, 60000 do parts[i] = ("%06d"):format(i) end
+    local data = table.concat(parts)
+    for _, source in ipairs { "string", "function" } do
+      with(cat(100000, 3), false, function(root, agent)
+        local at = 0
+        local stdin = source == "string" and data or function()
+          local piece = data:sub(at + 1, at + 5000)
+          at = at + #piece
+          if at % 50000 == 0 then task.sleep(0.001) end
+          return piece ~= "" and piece or nil
+        end
+        local result = guest.exec(root, { "cat" }, { stdin = stdin, timeout = 20 })
+        assert.equal(0, result.status)
+        assert.is_true(result.stdout == data)
+        task.sleep(0.05)
+        assert.equal(0, agent.open)
+      end)
+    end
+  end)
+
+  it("sends the input's end again where it was lost", function()
+    with(cat(0, 2), false, function(root)
+      assert.equal(0, guest.exec(root, { "cat" }, { stdin = "", timeout = 20 }).status)
+    end)
+  end)
+
+  it("believes no agent that took more than it was sent", function()
+    for _, taken in ipairs { 4, -1, "x" } do
+      with(function(kind, _, say)
+        if kind == types.EXEC then say(types.EVENT, { event = "quiet", exec = 1 }) end
+        if kind == types.RESUME then say(types.EVENT, { event = "resumed", stdin = taken, stdin_ended = false }) end
+      end, false, function(root)
+        fails("EPROTO", "input that was not sent", guest.exec, root, { "cat" }, { stdin = "abc", timeout = 20 })
+      end)
+    end
+  end)
+
+  test("grants no more than was sent", function(kind, payload, say)
+    if kind == types.STDIN then
+      say(types.WINDOW, string.pack("<I4", 0xffffffff))
+      if payload == "" then say(types.EXITED, { status = 0 }) end
+    end
+  end, false, function(root)
+    assert.equal(0, guest.exec(root, { "cat" }, { stdin = ("x"):rep(200000), timeout = 20 }).status)
+  end)
 
   it("writes base64 as the agent reads it", function()
     assert.equal("", base64.encode "")
     assert.equal("Zg==", base64.encode "f")
-    assert.equal("Zm8=", base64.encode "fo")
+    assert.equal("bm8=", base64.encode "no")
     assert.equal("+/+/", base64.encode "\xfb\xff\xbf")
   end)
 end)

@@ -24,6 +24,8 @@ local JSON_MAX = 65536
 local CLOCK_BOUND = 25000000 -- ns: a clock that is surely within this of ours is right
 local CLOCK_TRIES = 5
 local ENTROPY_SIZE = 64      -- bytes for a clone's kernel
+local MARKER_POLL = 0.02     -- seconds
+local BUSY_TRIES = 5         -- sessions that came just when a snapshot began
 
 local Session = { __name = "fcvm.session" }
 Session.__index = Session
@@ -174,6 +176,36 @@ local function check_greeting(self)
   errors.check(core.guest.check_hello(expect(self, types.HELLO).payload))
 end
 
+local function object_of(frame, what, subject)
+  local object = errors.check(json.decode(frame.payload, what, JSON_MAX))
+  return type(object) == "table" and object or error(broken(subject, "EPROTO", what .. " is no object"), 0)
+end
+
+-- While a snapshot is made, this file stands beside the VM's socket (M.quiesce), so that no other process begins anything:
+-- a packet that is on its way then could be lost, and with it, on Firecracker below 1.16, the guest's vsock for ever.
+local MARKER = "vsock.quiet"
+local MARKER_SECONDS = core.guest.limits.quiet + 5 -- the agent goes on by itself before that
+
+-- Waits while a snapshot is made. A marker that is older than any snapshot is nobody's.
+local function wait_for_snapshot(root)
+  local deadline = task.now() + MARKER_SECONDS
+  while task.now() < deadline do
+    local stat = uv.fs_lstat(root .. "/" .. MARKER)
+    if not stat or math.abs(os.time() - stat.mtime.sec) > MARKER_SECONDS then return end
+    task.sleep(MARKER_POLL)
+  end
+end
+
+local function mark(root)
+  local path = root .. "/" .. MARKER
+  uv.fs_unlink(path)
+  -- "wx" follows no link that a Firecracker which was taken over may have laid.
+  local fd = errors.check_uv("create", path, uv.fs_open(path, "wx", 384))
+  uv.fs_close(fd)
+end
+
+local function unmark(root) uv.fs_unlink(root .. "/" .. MARKER) end
+
 -- A session after `fn(session)`, which says and hears what is wanted; closed where that fails or takes too long.
 local function open(root, what, fn)
   return task.timeout(ANSWER_SECONDS, what, function()
@@ -191,8 +223,12 @@ local function open(root, what, fn)
   end)
 end
 
---- Connects to the agent of the VM whose Firecracker has this root; both sides have said HELLO when it returns.
-function M.connect(root) return open(root, "the agent's greeting", check_greeting) end
+--- Connects to the agent of the VM whose Firecracker has this root; both sides have said HELLO when it returns. Where a
+-- snapshot is being made, it waits for its end.
+function M.connect(root)
+  wait_for_snapshot(root)
+  return open(root, "the agent's greeting", check_greeting)
+end
 
 local Ready = { __name = "fcvm.ready" }
 Ready.__index = Ready
@@ -242,40 +278,73 @@ Ready.__close = Ready.close
 local Attached = { __name = "fcvm.attached" }
 Attached.__index = Attached
 
+-- Calls `fn`, and again where the agent was just told of a snapshot.
+local function unless_busy(fn, ...)
+  for try = 1, BUSY_TRIES do
+    local out = table.pack(pcall(fn, ...))
+    if out[1] then return table.unpack(out, 2, out.n) end
+    if try == BUSY_TRIES or type(out[2]) ~= "table" or out[2].name ~= "EBUSY" then error(out[2], 0) end
+    task.sleep(MARKER_POLL)
+  end
+end
+
+-- A session whose first answer is the event `name`, which is given too.
+local function begin(root, kind, payload, name)
+  return unless_busy(function()
+    local session = M.connect(root)
+    local ok, event = pcall(task.timeout, ANSWER_SECONDS, "the agent's answer", function()
+      session:send(kind, payload)
+      return object_of(expect(session, types.EVENT), "the agent's answer", session.subject)
+    end)
+    if ok and event.event ~= name then
+      ok, event = false, broken(session.subject, "EPROTO", "its answer is no '" .. name .. "'")
+    end
+    if ok then return session, event end
+    session:close()
+    error(event, 0)
+  end)
+end
+
 local function attach(self, from)
-  self.session = M.connect(self.root)
-  self.session:send(types.ATTACH, json.object { from = from })
+  local session, event = begin(self.root, types.ATTACH, json.object { from = from }, "attached")
+  local offset = integer_in(event.from, 0, math.maxinteger)
+  if not offset then
+    session:close()
+    error(broken(session.subject, "EPROTO", "its output begins nowhere"), 0)
+  end
+  self.session, self.offset = session, offset
+  return event
 end
 
 --- Attaches to the container: `:next()` gives {stream=1 or 2, data=} or an event {event=, …}, in the order of the guest.
 -- Options: from, an offset in its output or "end" (what it writes from now on); by default all that the agent keeps.
--- `.offset` is where the next byte of output stands.
+-- `.offset` is where the next byte of output stands; `.lost` counts what was not kept for us.
+--
+-- A snapshot ends all sessions (docs/guest-protocol.md). One that is made by M.quiesce is not noticed here: `:next()` comes
+-- back by itself once it is made, and neither output nor events come twice.
 function M.attach(root, options)
   options = errors.options("attach", options or {}, { from = "integer string" })
-  local self = setmetatable({ root = root, events = 0, skip = 0 }, Attached)
-  attach(self, options.from)
+  local self = setmetatable({ root = root, events = 0, skip = 0, lost = 0 }, Attached)
+  self.first = attach(self, options.from)
   return self
 end
 
---- Attaches anew where the last session left off, since a snapshot ends all sessions (docs/guest-protocol.md): neither
--- output nor events come twice. Returns how many bytes of output are lost, which is 0 unless the agent keeps them no more.
+--- Attaches anew where the last session left off.
 function Attached:reattach()
+  local before = self.offset
   self.session:close()
   self.skip = self.events
-  attach(self, self.offset)
-  local before = self.offset or 0
-  local first = self:next()
-  if first.event ~= "attached" then error(broken(self.session.subject, "EPROTO", "it does not say where it begins"), 0) end
-  return self.offset - before
+  attach(self, before)
+  self.lost = self.lost + math.max(0, self.offset - before)
 end
 
 local function take_event(self, payload)
   local event = json.decode(payload, "the agent's event", JSON_MAX)
   if type(event) ~= "table" or type(event.event) ~= "string" then return nil end
-  if event.event == "attached" then
-    self.offset = integer_in(event.from, 0, math.maxinteger)
-      or error(broken(self.session.subject, "EPROTO", "its output begins nowhere"), 0)
-    return event
+  if event.event == "quiet" then
+    wait_for_snapshot(self.root)
+    self:reattach()
+    return nil
   end
   if self.skip > 0 then
     self.skip = self.skip - 1
@@ -286,10 +355,14 @@ local function take_event(self, payload)
 end
 
 function Attached:next()
+  if self.first then
+    local event = self.first
+    self.first = nil
+    return event
+  end
   while true do
     local frame = self.session:receive()
     if frame.kind == types.OUTPUT then
-      if not self.offset then error(broken(self.session.subject, "EPROTO", "output came before its place"), 0) end
       self.offset = self.offset + #frame.payload
       return { stream = frame.stream, data = frame.payload }
     end
@@ -311,38 +384,108 @@ function M.check_event(event)
   return event
 end
 
+-- The host's side of one command: its session, which a snapshot may replace, and its input. `kept` is what was sent from
+-- `granted` on: what a session that ended may have lost.
+local Command = { __name = "fcvm.command" }
+Command.__index = Command
+
+local function wake_sender(self)
+  if self.wake then self.wake() end
+end
+
+-- Waits until there is a session, and room for input in it.
+local function await_room(self)
+  while self.away or self.sent - self.granted >= WINDOW do
+    task.await(function(resume) self.wake = resume end)
+    self.wake = nil
+  end
+end
+
+-- Sends a piece of input. A session that ends meanwhile is no failure: what it lost is sent again in the next.
+local function send_piece(self, piece)
+  local session = self.session
+  self.sent, self.kept = self.sent + #piece, self.kept .. piece
+  self.ended = piece == ""
+  local ok, err = pcall(session.send, session, types.STDIN, piece)
+  if not ok and (err.cancelled or (session == self.session and not self.away)) then error(err, 0) end
+end
+
 -- Sends `source` (a string, or a function that gives the next piece and nil at the end) as the command's stdin, within
 -- the window that the agent grants.
-local function send_stdin(self, source, credit)
+local function send_stdin(self, source)
   local pieces = type(source) == "function" and source or nil
   local rest = pieces and pieces() or source
   while rest do
     while rest ~= "" do
-      while credit.left == 0 do
-        task.await(function(resume) credit.wake = resume end)
-        credit.wake = nil
-      end
-      local piece = rest:sub(1, math.min(credit.left, 32768))
-      credit.left = credit.left - #piece
+      await_room(self)
+      local piece = rest:sub(1, math.min(WINDOW - (self.sent - self.granted), 32768))
       rest = rest:sub(#piece + 1)
-      self:send(types.STDIN, piece)
+      send_piece(self, piece)
     end
     rest = pieces and pieces()
   end
-  self:send(types.STDIN, "")
+  await_room(self)
+  send_piece(self, "")
+end
+
+local function take_window(self, payload)
+  local more = #payload == 4 and string.unpack("<I4", payload) or 0
+  more = math.min(more, self.sent - self.granted)
+  self.granted, self.kept = self.granted + more, self.kept:sub(more + 1)
+  wake_sender(self)
+end
+
+-- Goes on in another session, whose agent has the first `taken` bytes of the input, and its end where `ended`.
+local function go_on(self, session, taken, ended)
+  self.session:close()
+  self.session = session
+  if not taken then error(broken(session.subject, "EPROTO", "it took input that was not sent"), 0) end
+  local lost = self.kept:sub(taken - self.granted + 1)
+  for at = 1, #lost, 32768 do session:send(types.STDIN, lost:sub(at, at + 32767)) end
+  if self.ended and not ended then session:send(types.STDIN, "") end
+  self.away = false
+  wake_sender(self)
+end
+
+local function start_session(self)
+  local session = M.connect(self.root)
+  local ok, err = pcall(session.send, session, types.EXEC, self.request)
+  if ok then return session end
+  session:close()
+  error(err, 0)
+end
+
+-- The next frame. Where the command was refused since a snapshot has just begun, it is asked for again.
+local function next_frame(self)
+  for _ = 1, BUSY_TRIES do
+    local ok, frame = pcall(self.session.receive, self.session)
+    if ok then return frame end
+    if type(frame) ~= "table" or frame.name ~= "EBUSY" or self.answered then error(frame, 0) end
+    self.away = true
+    task.sleep(MARKER_POLL)
+    go_on(self, start_session(self), 0, false)
+  end
+  return self.session:receive()
 end
 
 local function run_exec(self, options, sinks)
-  local credit = { left = WINDOW }
-  if options.stdin then task.spawn(send_stdin, self, options.stdin, credit) end
+  if options.stdin then task.spawn(send_stdin, self, options.stdin) end
   while true do
-    local frame = self:receive()
+    local frame = next_frame(self)
+    self.answered = true
     if frame.kind == types.OUTPUT then
       sinks[frame.stream == 2 and 2 or 1](frame.payload)
     elseif frame.kind == types.WINDOW then
-      local more = #frame.payload == 4 and string.unpack("<I4", frame.payload) or 0
-      credit.left = math.min(WINDOW, credit.left + more)
-      if credit.wake then credit.wake() end
+      take_window(self, frame.payload)
+    elseif frame.kind == types.EVENT then
+      local event = object_of(frame, "the agent's event", self.session.subject)
+      local id = event.event == "quiet" and integer_in(event.exec, 1, 0xffffffff)
+      if id then
+        self.away = true
+        wait_for_snapshot(self.root)
+        local session, resumed = begin(self.root, types.RESUME, { exec = id }, "resumed")
+        go_on(self, session, integer_in(resumed.stdin, self.granted, self.sent), resumed.stdin_ended == true)
+      end
     elseif frame.kind == types.EXITED then
       return json.decode(frame.payload, "the agent's answer", JSON_MAX) or {}
     end
@@ -369,20 +512,21 @@ function M.exec(root, argv, options)
     env[key] = tostring(value)
   end
   local answer = task.timeout(options.timeout, ("'%s' in the VM"):format(argv[1]), task.scope, function()
-    local session = M.connect(root)
-    task.defer(function() session:close() end)
-    session:send(types.EXEC, { argv = json.array(argv), env = env, cwd = options.cwd, user = options.user,
-      vm = options.vm or false, stdin = options.stdin ~= nil })
-    return run_exec(session, options, { sink(1, options.on_stdout), sink(2, options.on_stderr) })
+    local self = setmetatable({ root = root, sent = 0, granted = 0, kept = "", request = { argv = json.array(argv), env = env,
+      cwd = options.cwd, user = options.user, vm = options.vm or false, stdin = options.stdin ~= nil } }, Command)
+    self.session = start_session(self)
+    task.defer(function() self.session:close() end)
+    return run_exec(self, options, { sink(1, options.on_stdout), sink(2, options.on_stderr) })
   end)
   return { status = integer_in(answer.status, 0, 255) or (not answer.signal and 255) or nil,
     signal = integer_in(answer.signal, 1, 64), error = answer.error and tostring(answer.error):sub(1, 4096),
     stdout = table.concat(parts[1]), stderr = table.concat(parts[2]), seconds = task.now() - began }
 end
 
--- Asks one thing and gives the answer, a frame of type `answer`.
-local function ask(root, kind, payload, answer)
+-- Asks one thing and gives the answer, a frame of type `answer`; while a snapshot is made, only where it is `urgent`.
+local function ask(root, kind, payload, answer, urgent)
   local frame
+  if not urgent then wait_for_snapshot(root) end
   local session = open(root, "the agent's answer", function(session)
     session:send(kind, payload)
     check_greeting(session)
@@ -390,11 +534,6 @@ local function ask(root, kind, payload, answer)
   end)
   session:close()
   return frame
-end
-
-local function object_of(frame, what, subject)
-  local object = errors.check(json.decode(frame.payload, what, JSON_MAX))
-  return type(object) == "table" and object or error(broken(subject, "EPROTO", what .. " is no object"), 0)
 end
 
 --- Has the agent stop the container: its stop signal, and SIGKILL after `grace` seconds.
@@ -415,21 +554,38 @@ function M.status(root)
   return object_of(ask(root, types.STATUS, json.object {}, types.STATE), "the agent's state", root)
 end
 
+local Silence = { __name = "fcvm.silence" }
+Silence.__index = Silence
+
 --- Has the agent fall silent, so that nothing is on its way on vsock while a snapshot is made. It stays so until M.wake, or
--- M.restore in a clone, or for core.guest.limits.quiet seconds. Returns the session, which is to be kept open until the
--- snapshot is made and the guest woken, and then closed: closing it earlier would be heard in the guest.
--- Raises where the container does not run (EAGAIN, ESRCH).
+-- M.restore in a clone, or for core.guest.limits.quiet seconds. Gives a guard that is to be kept until the snapshot is made
+-- and the guest woken, and then closed (`<close>`, more than once is fine): closing it earlier would be heard in the guest.
+-- Until then other processes' sessions wait. Raises where the container does not run (EAGAIN, ESRCH).
 function M.quiesce(root)
-  return open(root, "the agent's silence", function(session)
+  mark(root)
+  local ok, session = pcall(open, root, "the agent's silence", function(session)
     session:send(types.QUIESCE, json.object {})
     check_greeting(session)
     expect(session, types.OK)
   end)
+  if ok then return setmetatable({ root = root, session = session }, Silence) end
+  unmark(root)
+  error(session, 0)
 end
 
---- Has a silent agent go on; one that is not silent says yes too. Sessions from before are to be opened anew
--- (Attached:reattach): Firecracker ends them with each snapshot.
-function M.wake(root) ask(root, types.WAKE, json.object {}, types.OK) end
+function Silence:close()
+  if not self.session then return end
+  unmark(self.root)
+  self.session:close()
+  self.session = nil
+end
+Silence.__close = Silence.close
+
+--- Has a silent agent go on; one that is not silent says yes too. Who was attached, and whose command runs, comes back then.
+function M.wake(root)
+  ask(root, types.WAKE, json.object {}, types.OK, true)
+  unmark(root)
+end
 
 -- ---- a clone's identity
 
@@ -458,6 +614,7 @@ end
 -- most by which it can be, all in ns.
 function M.clock(root, set)
   local result
+  wait_for_snapshot(root)
   local session = open(root, "the agent's clock", function(session)
     check_greeting(session)
     local payload = set and json.object { time_ns = set() } or json.object {}

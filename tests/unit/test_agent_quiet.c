@@ -19,7 +19,7 @@
 
 enum { SILENCE_MS = 300 };
 
-static const char counting[] = "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); echo $i; done; sleep 60";
+static const char counting[] = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.01; done";
 
 static bool is_silent(void) {
 	return server.quiet == FC_QUIET_YES;
@@ -113,7 +113,7 @@ static struct peer *resumed(const struct peer *before, const char *answer) {
 
 static void the_answer_is_the_last(void **state) {
 	(void)state;
-	run("i=0; while :; do i=$((i+1)); echo $i; sleep 0.01; done");
+	run(counting);
 	struct peer *attached = asking(FC_GUEST_ATTACH, "{}");
 	expect_some(attached);
 	struct peer *asker = silence();
@@ -343,7 +343,7 @@ static void it_ends_by_itself(void **state) {
 	expect_event(attached, "quiet");
 	struct peer *back = again(attached);
 	hear_for(back, SILENCE_MS);
-	expect_counted(attached, back, 1000);
+	expect_counted(attached, back, 40);
 	free_peer(attached);
 	free_peer(back);
 }
