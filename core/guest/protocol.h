@@ -31,9 +31,9 @@ enum {
 	FC_GUEST_GRACE_MAX = 86400, /* seconds */
 	FC_GUEST_PLAN_MAX = 256 * 1024,
 
-	FC_GUEST_QUIET_SECONDS = 30, /* from QUIESCE's OK, by the guest's clock, until the agent goes on by itself */
+	FC_GUEST_QUIET_SECONDS = 30,  /* from QUIESCE's OK, by the guest's clock, until the agent goes on by itself */
 	FC_GUEST_RESUME_SECONDS = 30, /* from the silence's end until a command that is not resumed is killed */
-	FC_GUEST_ENTROPY_LEAST = 32, /* bytes in a RESTORE */
+	FC_GUEST_ENTROPY_LEAST = 32,  /* bytes in a RESTORE */
 	FC_GUEST_ENTROPY_MAX = 256,
 	FC_GUEST_FILES_MAX = 64, /* in a RESTORE, whose frame bounds their data */
 };
