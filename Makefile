@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # The vocabulary; CMake presets do the building (CMakePresets.json), tests/run the testing.
-.PHONY: all stage demo test test-long check bench fmt docs cov fuzz deps assets clean
+.PHONY: all stage install demo test test-long check bench fmt docs cov fuzz deps assets clean
 .DELETE_ON_ERROR:
 
 all: stage
@@ -14,6 +14,10 @@ stage:
 	@rm -f build-release.log
 	cmake --build build/release -j 2
 	cmake --install build/release > /dev/null
+
+PREFIX ?= /usr/local
+install: deps stage
+	cmake --install build/release --prefix "$(PREFIX)" > /dev/null
 
 # Firecracker, kernel, root file system and the tests' images, in build/.
 assets: stage

@@ -86,6 +86,26 @@ describe("preflight", function()
     assert.is_true(one("userfaultfd").ok)
   end)
 
+  test("believes what it tried of userfaultfd and io_uring, not what a file says", function()
+    write(home .. "/root/dev/userfaultfd", "")
+    write(home .. "/root/proc/sys/kernel/io_uring_disabled", "0\n")
+    local function probe()
+      return { userfaultfd = false, io_uring = false, userfaultfd_error = { name = "EPERM", message = "", hint = "ask for it" },
+        io_uring_error = { name = "ENOSYS", message = "no such call", hint = "another kernel" } }
+    end
+    local check = one("userfaultfd", { probe = probe })
+    assert.is_false(check.ok)
+    assert.matches("trying it: EPERM", check.found, 1, true)
+    assert.equal("ask for it", check.fix)
+    check = one("io_uring", { probe = probe, uid = 0 })
+    assert.equal("warning", check.ok)
+    assert.matches("trying it: no such call", check.found, 1, true)
+    -- What the real probe says is what this process can do.
+    local real = require("fcvm.core").uffd.probe()
+    assert.equal(real.io_uring, one("io_uring", { uid = 0 }).ok == true)
+    assert.equal(real.userfaultfd, one("userfaultfd").ok)
+  end)
+
   test("finds tools and names their packages", function()
     local check = one("tools.skopeo", { path = home .. "/bin" })
     assert.is_false(check.ok)

@@ -178,7 +178,13 @@ local function userfaultfd_check(context)
   local sysctl = read(context, "/proc/sys/vm/unprivileged_userfaultfd")
   local found = ("%s; vm.unprivileged_userfaultfd=%s"):format(mode_of(path), sysctl or "none")
   local problem = cannot_open(path, "r+")
-  if not problem or sysctl == "1" then return good(found) end
+  if not problem or sysctl == "1" then
+    -- That is what the files say; a seccomp filter or the kernel may see it otherwise.
+    local able = context.probe()
+    if able.userfaultfd then return good(found) end
+    local err = able.userfaultfd_error
+    return bad(("%s; trying it: %s"):format(found, err.message ~= "" and err.message or err.name), err.hint, status.system)
+  end
   if sysctl == nil and problem == "ENOENT" then
     return bad(found, "boot a kernel with CONFIG_USERFAULTFD", status.system)
   end
@@ -188,10 +194,15 @@ end
 local function io_uring_check(context)
   local value = read(context, "/proc/sys/kernel/io_uring_disabled")
   -- Kernels before 6.6 have no such switch.
-  if value == nil then return good "kernel.io_uring_disabled is not there: allowed" end
-  local found = "kernel.io_uring_disabled=" .. value
-  if value == "0" or value == "1" and context.uid == 0 then return good(found) end
-  return warn(found .. ": reads of snapshots are slower", "sysctl -w kernel.io_uring_disabled=0")
+  local found = value and "kernel.io_uring_disabled=" .. value or "no kernel.io_uring_disabled: allowed"
+  if value ~= nil and value ~= "0" and not (value == "1" and context.uid == 0) then
+    return warn(found .. ": reads of snapshots are slower", "sysctl -w kernel.io_uring_disabled=0")
+  end
+  local able = context.probe()
+  if able.io_uring then return good(found) end
+  local err = able.io_uring_error
+  return warn(("%s; trying it: %s: reads of snapshots are slower"):format(found, err.message ~= "" and err.message or err.name),
+    err.hint)
 end
 
 -- The directory itself, or the nearest above it that exists.
@@ -330,7 +341,7 @@ local checks = {
     return device(context, "/dev/net/tun", "modprobe tun", "run fcvm as root", status.system)
   end },
   { "userfaultfd", "/dev/userfaultfd, or vm.unprivileged_userfaultfd=1", userfaultfd_check },
-  { "io_uring", "allowed", io_uring_check },
+  { "io_uring", "allowed, and it works", io_uring_check },
   { "nftables", "netlink answers", nftables_check },
   { "cgroups", "cgroup v2 with cpu, memory and pids", cgroup_check },
   { "memory", "1 GiB", memory_check },
@@ -346,17 +357,18 @@ for _, tool in ipairs(tools) do
 end
 
 local KNOWN = { only = "string", root = "string", path = "string", uid = "integer", release = "string", memory = "number",
-  boot_seconds = "number", boot = "function", nftables = "function", statfs = "function" }
+  boot_seconds = "number", boot = "function", nftables = "function", statfs = "function",
+  probe = "function" }
 
 --- Checks the host. `only` takes checks whose names begin with it ("kvm" for kvm.device and kvm.boot); an unknown one raises.
 -- `boot_seconds` (15) is how long a guest may take to come up. For tests: root (before /dev, /proc and /sys), path, uid,
--- release, memory, boot, nftables, statfs. Returns a list of {name=, ok= (true, false, "warning"), found=, needed=, fix=,
+-- release, memory, boot, nftables, statfs, probe. Returns a list of {name=, ok= (true, false, "warning"), found=, needed=, fix=,
 -- status= (the exit status that a failure means)}. Waits, and so needs a task.
 function M.run(options)
   options = errors.options("preflight", options or {}, KNOWN)
   local context = { root = options.root or "", path = options.path or os.getenv "PATH" or "", uid = options.uid or uv.getuid(),
     release = options.release, memory = options.memory, boot_seconds = options.boot_seconds or BOOT_SECONDS,
-    boot = options.boot, nftables = options.nftables, statfs = options.statfs }
+    boot = options.boot, nftables = options.nftables, statfs = options.statfs, probe = options.probe or core.uffd.probe }
   local list, names = {}, {}
   for _, check in ipairs(checks) do
     local name, needed, fn = check[1], check[2], check[3]

@@ -5,7 +5,7 @@ local fcvm = require "fcvm"
 local args = fcvm.args {
   rounds = { "integer", "times that each runs", default = 3 },
   image = { "string", "image of a web server", default = fcvm.paths.images() .. "/demo" },
-  bare = { "string", "the script of bare commands", default = "/src/tests/bench/bare.sh" },
+  bare = { "string", "the script of bare commands", default = "./tests/bench/bare.sh" },
 }
 
 local image = fcvm.image.open { reference = args.image }
