@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # The vocabulary; CMake presets do the building (CMakePresets.json), tests/run the testing.
-.PHONY: all stage install demo test test-long check bench fmt docs cov fuzz deps assets clean
+.PHONY: all stage install demo test test-long check bench bench-pages fmt docs cov fuzz deps assets clean
 .DELETE_ON_ERROR:
 
 all: stage
@@ -38,6 +38,10 @@ check:
 bench: deps stage assets
 	tests/bench/run
 
+# The page server alone, natively: no KVM is needed. ARGS="--only TEXT --rounds N --strict".
+bench-pages: deps stage
+	tests/bench/pages/run $(ARGS)
+
 fuzz: deps
 	tests/run fuzz
 
@@ -51,7 +55,7 @@ cov: deps
 	tests/cov
 
 fmt:
-	git ls-files '*.c' '*.h' | xargs clang-format-14 -i
+	git ls-files '*.c' '*.h' ':!tests/bench/pages/baseline.c' | xargs clang-format-14 -i
 
 clean:
 	-tests/kvmhost/kvmhost down
