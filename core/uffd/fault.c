@@ -300,19 +300,21 @@ static uint64_t next_piece(const struct fcu_client *client, const struct fcu_run
 	return count > left ? left : count;
 }
 
-static int replay_piece(struct fcu_client *client, const struct fcu_run *run, uint64_t page, uint64_t count) {
+/* Replays at most *count pages from `page` on; *count then says how many it went on by. */
+static int replay_piece(struct fcu_client *client, const struct fcu_run *run, uint64_t page, uint64_t *count) {
 	bool clear;
 	uint64_t pages = 0;
 	if (!fcu_region_of_page(&client->regions, page)) {
+		*count = 1;
 		replay_advance(client, run, 1);
 		return 0;
 	}
-	count = same_pages(client, page, count, &clear);
+	*count = same_pages(client, page, *count, &clear);
 	if (!clear) {
-		replay_advance(client, run, count);
+		replay_advance(client, run, *count);
 		return 0;
 	}
-	struct span span = {.page = page, .count = count};
+	struct span span = {.page = page, .count = *count};
 	if (!run->zero)
 		span.source = fcu_replay_data(client->replay, client->data_done);
 	int r = put(client, &span, true, &pages);
@@ -322,7 +324,7 @@ static int replay_piece(struct fcu_client *client, const struct fcu_run *run, ui
 		fcu_client_touched(client, page + i);
 	/* What was not put is there already or is tried again; in both cases by the books, which put has kept. */
 	if (r == 0)
-		replay_advance(client, run, count);
+		replay_advance(client, run, *count);
 	return r;
 }
 
@@ -337,10 +339,11 @@ int fcu_fault_replay(struct fcu_client *client, uint32_t pages) {
 		uint64_t count = next_piece(client, run, pages - used, &page);
 		if (count == 0)
 			return FCU_WAIT;
-		int r = replay_piece(client, run, page, count);
+		int r = replay_piece(client, run, page, &count);
 		if (r != 0)
 			return r;
-		used += run->zero ? count / ZERO_IS_CHEAPER + 1 : count;
+		/* Short runs cost a call each, as much as a page. */
+		used += 1 + (run->zero ? count / ZERO_IS_CHEAPER : count);
 	}
 	return client->run == set->run_count ? FCU_DONE : FCU_MORE;
 }
