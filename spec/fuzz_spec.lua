@@ -12,6 +12,7 @@ describe("damaged", function()
   local paths = require "fcvm.paths"
   local process = require "fcvm.process"
   local reference = require "fcvm.image.reference"
+  local snapshot = require "fcvm.snapshot"
   local state = require "fcvm.state"
   local tar = require "fcvm.setup.tar"
   local task = require "fcvm.task"
@@ -116,16 +117,38 @@ describe("damaged", function()
     json.encode { vm_id = "vm-0123456789ab", name = "web", pid = 1, start_time = 5, boot_id = ("0"):rep(36), process_type = "vm",
       status = "running", health = "healthy", slot = 77, address = "10.231.1.2", created_at = 1700000000, image = "nginx",
       labels = { a = "b" }, stages = { network = 0.1 }, memory_mib = 512, cpus = 1 },
+    json.encode { vm_id = "vm-0123456789ab", name = "web1", pid = 1, start_time = 5, boot_id = ("0"):rep(36),
+      process_type = "clone", status = "running", health = "healthy", slot = 77, serve_pid = 2, snapshot = "web" },
+    json.encode { serve_id = "vm-0123456789ab", name = "web1", pid = 1, start_time = 5, boot_id = ("0"):rep(36), slot = 3,
+      process_type = "serve", status = "running", health = "healthy", snapshot = "web", clones = 3, memory = "uffd" },
   }, parse = function(text)
     write(paths.state() .. "/vm-0123456789ab.json", text)
     -- What `ls` does must go on, whatever lies there.
     state.scan()
     return state.read "vm-0123456789ab"
   end, check = function(record)
-    assert(state.is_id(record.vm_id) and state.is_name(record.name))
-    is_integer(record.slot, 0, 16383)
+    assert(state.is_id(state.id(record)) and state.is_name(record.name))
+    if record.process_type ~= "serve" or record.slot ~= nil then is_integer(record.slot, 0, 16383) end
     is_integer(record.pid, 1, (1 << 31) - 1)
     is_integer(record.start_time, 0, math.maxinteger)
+  end }
+
+  targets["snapshots"] = { mutate = fuzz.json, prepare = function() uv.fs_mkdir(directory .. "/snap", 448) end, seeds = {
+    json.encode { version = snapshot.version, tag = "web", image = "nginx", firecracker = "1.12.1", created_at = 1700000000,
+      memory_mib = 256, cpus = 1, files = { ["memory.bin"] = { size = 5, mtime_ns = 7 } }, plan = { name = "web" },
+      host = { cpu = "x", kernel = "6.1" } },
+  }, parse = function(text)
+    write(directory .. "/snap/snapshot.json", text)
+    local meta, err = snapshot.read(directory .. "/snap", "web")
+    if not meta then return nil, err end
+    -- None of its files is there: that is what must be said, whatever it says of them.
+    local ok, why = pcall(snapshot.check_parts, directory .. "/snap", meta)
+    assert(not ok, "files that are not there are taken for whole")
+    assert(type(why) == "table", why)
+    return meta
+  end, check = function(meta)
+    assert(meta.tag == "web" and type(meta.files) == "table" and type(meta.plan) == "table" and type(meta.host) == "table")
+    is_integer(meta.memory_mib, math.mininteger, math.maxinteger)
   end }
 
   local function archive()

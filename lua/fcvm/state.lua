@@ -57,7 +57,8 @@ local function validate(record, id)
   if M.id(record) ~= id then return "it names another" end
   if not M.is_name(record.name) then return "its name is none" end
   if record.pid < 1 or record.pid >= 1 << 31 or record.start_time < 0 then return "its process is none" end
-  if record.slot and (record.slot < 0 or record.slot >= SLOTS) then return "its slot is out of range" end
+  local slot = record.slot
+  if slot ~= nil and (math.type(slot) ~= "integer" or slot < 0 or slot >= SLOTS) then return "its slot is out of range" end
 end
 
 --- The record of `id`, or nil and why: an error ENOENT, or EPROTO where the file is no record.
