@@ -460,8 +460,12 @@ static void add_volumes(struct command *command, const struct fc_server *server)
 	char volume[2 * PATH_MAX];
 	snprintf(volume, sizeof volume, "%s/identity:/run/fcvm:ro", server->config->run_dir);
 	add(command, option("--volume", volume, &command->failed));
-	snprintf(volume, sizeof volume, "%s/machine-id:/etc/machine-id:ro", server->config->etc_dir);
-	add(command, option("--volume", volume, &command->failed));
+	/* Podman would write the container's id into its /etc/hostname, whoever's name it has. */
+	static const char *const shared[] = {"hostname", "machine-id"};
+	for (size_t i = 0; i < sizeof shared / sizeof *shared; i++) {
+		snprintf(volume, sizeof volume, "%s/%s:/etc/%s:ro", server->config->etc_dir, shared[i], shared[i]);
+		add(command, option("--volume", volume, &command->failed));
+	}
 }
 
 static void add_options(struct command *command, const struct fc_server *server) {

@@ -13,7 +13,7 @@ describe("guest", function()
   -- Serves `answer(kind, payload, say, session)` for each request at root/vsock.sock. An agent that is `silent` says HELLO
   -- only with its answer. Counts in self.sessions; self.open holds what is not closed.
   local function serve(root, answer, silent)
-    local self = { sessions = 0, requests = {}, open = 0, server = uv.new_pipe(false) }
+    local self = { sessions = 0, requests = {}, open = 0, hellos = 0, server = uv.new_pipe(false) }
     assert(self.server:bind(root .. "/vsock.sock"))
     assert(self.server:listen(8, function()
       local pipe, decoder, head, greeted = uv.new_pipe(false), core.guest.decoder(), "", false
@@ -44,6 +44,7 @@ describe("guest", function()
         while true do
           local kind, _, payload = decoder:next()
           if not kind then break end
+          if kind == types.HELLO then self.hellos = self.hellos + 1 end
           if kind ~= types.HELLO then
             self.requests[#self.requests + 1] = { kind = kind, payload = payload }
             answer(kind, payload, say, close)
@@ -120,9 +121,30 @@ describe("guest", function()
   end)
 
   test("hears of an agent that leaves", function(_, _, _, close) close() end, false, function(root)
-    fails("EPIPE", "closed the connection", guest.wake, root)
-    fails("EPIPE", "closed the connection", guest.restore, root, { hostname = "a" })
+    fails("EPIPE", "closed the connection", guest.status, root)
+    fails("EPIPE", "closed the connection", guest.quiesce, root)
     guest.shutdown(root) -- its way to obey
+  end)
+
+  it("asks a guest that has just begun to run again until it hears", function()
+    local left, hellos = 3, 0
+    with(function(_, _, say, close)
+      left = left - 1
+      if left > 0 then return close() end
+      task.spawn(function()
+        task.sleep(0.2)
+        say(types.OK)
+      end)
+    end, false, function(root, agent)
+      guest.wake(root)
+      assert.equal(3, agent.sessions)
+      for _, request in ipairs(agent.requests) do assert.equal(types.WAKE, request.kind) end
+      hellos = agent.hellos
+      task.sleep(0.05)
+      assert.equal(0, agent.open)
+    end)
+    -- One of each session, and then such as would be answered by a reset.
+    assert.is_true(hellos > 4, hellos)
   end)
 
   -- An agent that does as it is told; `error_ns` is how far its clock is off until it is set.

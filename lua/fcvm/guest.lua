@@ -25,6 +25,8 @@ local CLOCK_BOUND = 25000000 -- ns: a clock that is surely within this of ours i
 local CLOCK_TRIES = 5
 local ENTROPY_SIZE = 64      -- bytes for a clone's kernel
 local MARKER_POLL = 0.02     -- seconds
+local RESTORE_SECONDS = 30
+local PROBE_SECONDS, RETRY_SECONDS = 0.05, 0.005
 local BUSY_TRIES = 5         -- sessions that came just when a snapshot began
 
 local Session = { __name = "fcvm.session" }
@@ -37,6 +39,12 @@ end
 local function integer_in(value, least, most)
   local n = math.tointeger(value)
   return n and n >= least and n <= most and n or nil
+end
+
+-- The wall clock.
+local function now_ns()
+  local seconds, micros = uv.gettimeofday()
+  return seconds * 1000000000 + micros * 1000
 end
 
 -- Unix socket paths have room for 107 bytes, so long ones go by way of a descriptor of their directory.
@@ -207,8 +215,8 @@ end
 local function unmark(root) uv.fs_unlink(root .. "/" .. MARKER) end
 
 -- A session after `fn(session)`, which says and hears what is wanted; closed where that fails or takes too long.
-local function open(root, what, fn)
-  return task.timeout(ANSWER_SECONDS, what, function()
+local function open(root, what, fn, seconds)
+  return task.timeout(seconds or ANSWER_SECONDS, what, function()
     local pipe = connect_pipe(root)
     local self = session_of(pipe, root:match "([^/]+)/root$" or root)
     local ok, err = pcall(function()
@@ -228,6 +236,40 @@ end
 function M.connect(root)
   wait_for_snapshot(root)
   return open(root, "the agent's greeting", check_greeting)
+end
+
+-- Asks a guest that has just begun to run again. Its kernel may still be about to hear that vsock was reset, and then
+-- ends our new connection too, without a word to us. Whoever says more is told so: HELLO again, which the agent passes
+-- over once it was asked. Such a connection is opened anew, `seconds` at most; what is asked must bear to be asked twice.
+local function ask_awakening(root, kind, payload, answer, seconds)
+  local times, frame = {}, nil
+  local function try(session)
+    times.sent = now_ns()
+    session:send(kind, type(payload) == "function" and payload() or payload)
+    local prober = task.spawn(function()
+      while true do
+        task.sleep(PROBE_SECONDS)
+        if not pcall(session.send, session, types.HELLO, core.guest.hello()) then return end
+      end
+    end)
+    check_greeting(session)
+    frame = expect(session, answer)
+    times.answered = now_ns()
+    prober:cancel()
+  end
+  task.timeout(seconds, "the guest to go on", function()
+    repeat
+      local ok, result = pcall(open, root, "the agent's answer", try, seconds)
+      if ok then
+        result:close()
+      elseif type(result) ~= "table" or result.cancelled or result.name ~= "EPIPE" then
+        error(result, 0)
+      else
+        task.sleep(RETRY_SECONDS)
+      end
+    until ok
+  end)
+  return frame, times.sent, times.answered
 end
 
 local Ready = { __name = "fcvm.ready" }
@@ -523,10 +565,10 @@ function M.exec(root, argv, options)
     stdout = table.concat(parts[1]), stderr = table.concat(parts[2]), seconds = task.now() - began }
 end
 
--- Asks one thing and gives the answer, a frame of type `answer`; while a snapshot is made, only where it is `urgent`.
-local function ask(root, kind, payload, answer, urgent)
+-- Asks one thing and gives the answer, a frame of type `answer`; while a snapshot is made, it waits.
+local function ask(root, kind, payload, answer)
   local frame
-  if not urgent then wait_for_snapshot(root) end
+  wait_for_snapshot(root)
   local session = open(root, "the agent's answer", function(session)
     session:send(kind, payload)
     check_greeting(session)
@@ -583,16 +625,11 @@ Silence.__close = Silence.close
 
 --- Has a silent agent go on; one that is not silent says yes too. Who was attached, and whose command runs, comes back then.
 function M.wake(root)
-  ask(root, types.WAKE, json.object {}, types.OK, true)
+  ask_awakening(root, types.WAKE, json.object {}, types.OK, ANSWER_SECONDS)
   unmark(root)
 end
 
 -- ---- a clone's identity
-
-local function now_ns()
-  local seconds, micros = uv.gettimeofday()
-  return seconds * 1000000000 + micros * 1000
-end
 
 local function hex(bytes) return (bytes:gsub(".", function(c) return ("%02x"):format(c:byte()) end)) end
 
@@ -674,25 +711,20 @@ local function check_restored(answer, request, subject)
 end
 
 local function send_restore(root, request)
-  local sent, answered, frame
-  local session = open(root, "the clone's identity", function(session)
-    sent = now_ns()
-    request.time_ns = sent
+  local subject = root:match "([^/]+)/root$" or root
+  local frame, sent, answered = ask_awakening(root, types.RESTORE, function()
+    request.time_ns = now_ns()
     local payload = json.encode(request)
     if #payload > core.guest.limits.payload then
-      errors.raise { op = "restore", subject = session.subject, name = "EFBIG", status = errors.status.usage,
+      errors.raise { op = "restore", subject = subject, name = "EFBIG", status = errors.status.usage,
         message = ("environment and files take %d bytes, over the limit of %d"):format(#payload, core.guest.limits.payload),
         hint = "larger files can be copied in once it runs" }
     end
-    session:send(types.RESTORE, payload)
-    check_greeting(session)
-    frame = expect(session, types.RESTORED)
-    answered = now_ns()
-  end)
-  session:close()
-  local answer = object_of(frame, "the clone's identity", session.subject)
-  local output = check_restored(answer, request, session.subject)
-  local time, boot = time_of(answer, session.subject)
+    return payload
+  end, types.RESTORED, RESTORE_SECONDS)
+  local answer = object_of(frame, "the clone's identity", subject)
+  local output = check_restored(answer, request, subject)
+  local time, boot = time_of(answer, subject)
   return output, boot, measured(time, sent, answered)
 end
 

@@ -140,6 +140,8 @@ static void expect_restored(const char *more) {
 	char request[4096];
 	snprintf(request, sizeof request, WHOLE "%s}", more);
 	struct peer *peer = asking(FC_GUEST_RESTORE, request);
+	/* As hosts do to see whether the connection still is one. */
+	say_hello(peer);
 	expect_text(peer, FC_GUEST_RESTORED,
 	            "{\"generation\":\"" GENERATION "\",\"hostname\":\"web1\",\"machine_id\":\"" MACHINE_ID
 	            "\",\"output\":");
