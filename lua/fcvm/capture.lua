@@ -15,8 +15,7 @@ local task = require "fcvm.task"
 
 local M = {}
 
-local IDLE_SECONDS = 10     -- for commands that run in the guest to end
-local SPARE = 64 << 20      -- space that is left on the disk beside the snapshot
+local SPARE = 64 << 20 -- space that is left on the disk beside the snapshot
 
 local function refuse(self, message, hint)
   errors.raise { op = "snapshot", subject = self.record.name, name = "EBUSY", message = message, hint = hint }
@@ -55,17 +54,6 @@ local function sync_disk(self)
   if failure then errors.raise { op = "sync", subject = path, message = tostring(failure) } end
 end
 
--- A command that runs over vsock would lose its connection: Firecracker resets them all.
-local function wait_idle(self)
-  local ok, err = pcall(task.timeout, IDLE_SECONDS, "its commands to end", function()
-    -- One session is the supervisor's own, one this question's.
-    while (math.tointeger(guest.status(self.vmm.root).sessions) or 0) > 2 do task.sleep(0.1) end
-  end)
-  if ok then return end
-  if not err.timeout then error(err, 0) end
-  refuse(self, ("after %d s commands still run in it by fcvm exec"):format(IDLE_SECONDS), "end them first")
-end
-
 -- Where Firecracker writes: a directory of its own in its root.
 local function make_place(self)
   local place = self.vmm.root .. "/snapshot"
@@ -100,19 +88,18 @@ local function stand_still(self, into)
   return task.now() - began
 end
 
--- With the agent quiet. Whatever happens in there, the guest's session is taken up again.
+-- With the agent silent. Whatever happens in there, it is woken; who was attached comes back by itself.
 local function quietly(self, fn, ...)
   local arguments = table.pack(...)
   return task.scope(function()
-    local silence
+    self.held = true
+    task.defer(function() self.held = false end)
+    local silence = guest.quiesce(self.vmm.root)
     task.defer(function()
-      guest.wake(self.vmm.root)
-      -- Its end would be heard in the guest while it is to be silent.
-      if silence then silence:close() end
-      self:take_up()
+      local ok, err = pcall(guest.wake, self.vmm.root)
+      silence:close()
+      if not ok then error(err, 0) end
     end)
-    self:let_go()
-    silence = guest.quiesce(self.vmm.root)
     return fn(table.unpack(arguments, 1, arguments.n))
   end)
 end
@@ -137,7 +124,6 @@ local function make(self, arguments, peer)
   local into = snapshot.begin(self.record.vm_id)
   task.defer(function() require("fcvm.resources").remove_tree(into) end)
   sync_disk(self)
-  wait_idle(self)
   local place = make_place(self)
   peer:progress "writing"
   local paused = quietly(self, task.scope, stand_still, self, into)
@@ -154,7 +140,7 @@ local function make(self, arguments, peer)
   return { tag = tag, paused = paused }
 end
 
---- Makes a snapshot. Arguments: tag, labels. Raises EBUSY where one is under way or a command runs in the guest.
+--- Makes a snapshot. Arguments: tag, labels. Raises EBUSY where one is under way.
 function M.create(self, arguments, peer)
   if not state.is_name(arguments.tag) then
     errors.raise { op = "snapshot", subject = tostring(arguments.tag), name = "EINVAL", message = "that is no tag",
@@ -168,6 +154,7 @@ function M.create(self, arguments, peer)
     self.log:info("snapshot '%s' is made", arguments.tag)
     return result
   end
+  self.log:warn("snapshot: %s", tostring(result))
   -- A VM that cannot be resumed or woken is of no use to anybody.
   if not self.leaving and (self.held or not pcall(guest.status, self.vmm.root)) then
     self.root:cancel(errors.wrap(result, "resume after snapshot", self.record.name))

@@ -2,7 +2,6 @@
 --- How a clone comes to be, in its supervisor: it joins a server, takes links of the snapshot's files, and is loaded into a new
 -- Firecracker in a network of its own. It runs only when its agent has confirmed what makes it another: host name, machine id,
 -- clock, random numbers, generation.
-local core = require "fcvm.core"
 local control = require "fcvm.control"
 local errors = require "fcvm.errors"
 local firecracker = require "fcvm.firecracker"
@@ -14,7 +13,6 @@ local task = require "fcvm.task"
 
 local M = {}
 
-local RESTORE_SECONDS = 60
 local JOIN_SECONDS = 120 -- a server may first read a working set from a slow disk
 
 local function gone(self, serve)
@@ -75,22 +73,6 @@ local function plan_of(self, meta)
   return plan
 end
 
--- Gives the clone its identity. The first connections may be ended with those of the snapshot's time: the guest resets its
--- vsock when it comes to itself, some milliseconds after it was resumed.
-local function confirm(self)
-  local identity = { hostname = self.plan.hostname, name = self.record.name, env = self.options.env, files = self.options.files,
-    generation = core.proc.random_hex(16), machine_id = core.proc.random_hex(16) }
-  return task.timeout(RESTORE_SECONDS, "its agent to confirm the clone's identity", function()
-    while true do
-      local ok, result = pcall(guest.restore, self.vmm.root, identity)
-      if ok then return result end
-      if result.name ~= "EPIPE" and result.name ~= "ECONNREFUSED" then error(result, 0) end
-      self.log:debug("restore: %s", tostring(result))
-      task.sleep(0.005)
-    end
-  end)
-end
-
 --- Makes the clone that `self.options.clone` (the server's record) asks for. Returns a session attached to its container.
 function M.start(self)
   local serve = self.options.clone
@@ -111,7 +93,8 @@ function M.start(self)
   self:mark "load"
   self.plan = plan_of(self, meta)
   self.vmm:set_plan(self.plan)
-  local confirmed = confirm(self)
+  local confirmed = guest.restore(self.vmm.root, { hostname = self.plan.hostname, name = self.record.name,
+    env = self.options.env, files = self.options.files })
   self:mark "restore"
   self:update { generation = confirmed.generation, machine_id = confirmed.machine_id, hostname = confirmed.hostname,
     clock_offset = confirmed.clock.offset / 1e9 }

@@ -148,7 +148,7 @@ local function watch_health(self)
     elseif why ~= self.record.health_failure then
       self:update { health_failure = why }
     end
-  end, function() return self.held ~= nil end)
+  end, function() return self.held end)
 end
 
 --- The container runs.
@@ -168,35 +168,11 @@ local function on_event(self, event)
   end
 end
 
---- Lets go of the guest's session, so that nothing is under way on vsock; `take_up` goes on where it was. What the container
--- writes meanwhile waits in the guest.
-function Supervisor:let_go()
-  self.held = stream.queue()
-  self.session:close()
-end
-
-function Supervisor:take_up()
-  local held = self.held
-  local lost = self.session:reattach()
-  if lost > 0 then self.log:warn("%d bytes of output are lost", lost) end
-  self.held = nil
-  held:push(true)
-end
-
-local function next_message(self)
-  while true do
-    local ok, message = pcall(self.session.next, self.session)
-    if ok then return message end
-    if not self.held or message.name ~= "EPIPE" then error(message, 0) end
-    self.held:pop()
-  end
-end
-
 -- Passes output on and follows events until the container has ended. Returns its last event.
 local function follow(self)
   local out, bad = stream.sink(1), stream.sink(STDERR_FD)
   while true do
-    local message = next_message(self)
+    local message = self.session:next()
     if message.stream then
       self.logfile:append(message.stream, message.data);
       (message.stream == 2 and bad or out):write(message.data)
@@ -273,7 +249,7 @@ local handlers = {
       errors.raise { op = "pause", subject = self.record.name, name = "EBUSY",
         message = self.held and "a snapshot or pause is under way" or "it is not running" }
     end
-    self.held = stream.queue()
+    self.held = true
     self.vmm:pause()
     self:update { status = "paused" }
   end,
@@ -282,9 +258,7 @@ local handlers = {
       errors.raise { op = "resume", subject = self.record.name, name = "EINVAL", message = "it is not paused" }
     end
     self.vmm:resume()
-    local held = self.held
-    self.held = nil
-    held:push(true)
+    self.held = false
     self:update { status = "running" }
   end,
 }

@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
 --- What specs on real Firecracker share: what is left of VMs and servers, and their end where a test failed.
+local assert = require "luassert"
 local cli = require "spec.support.cli"
 local fcvm = require "fcvm"
 local paths = require "fcvm.paths"
