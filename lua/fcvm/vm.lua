@@ -138,11 +138,17 @@ function VM:wait(status, options)
   error(err, 0)
 end
 
+-- Waits for a VM that is still starting: who asks something of it wants it running.
+local function running(self)
+  if self:state().status == "starting" then self:wait "running" end
+  return self
+end
+
 local EXEC = { stdin = "string function", env = "table", user = "string", cwd = "string", timeout = "number", vm = "boolean",
   on_stdout = "function", on_stderr = "function", max_output = "integer" }
 
---- Runs a command in the container (with vm = true in the guest itself). Options beside the vector: stdin, env, user,
--- cwd, timeout (seconds), on_stdout, on_stderr (then not collected), max_output (8 MiB each).
+--- Runs a command in the container (with vm = true in the guest itself), once it runs. Options beside the vector: stdin,
+-- env, user, cwd, timeout (seconds), on_stdout, on_stderr (then not collected), max_output (8 MiB each).
 -- Returns {status=, signal=, stdout=, stderr=, seconds=}; raises where it could not be run.
 function VM:exec(options)
   local argv, rest = {}, {}
@@ -151,7 +157,7 @@ function VM:exec(options)
   end
   errors.options("exec", rest, EXEC)
   if #argv == 0 then errors.raise { op = "exec", name = "EINVAL", message = "it needs a command" } end
-  return guest.exec(firecracker.root(self.record.vm_id), argv, rest)
+  return guest.exec(firecracker.root(running(self).record.vm_id), argv, rest)
 end
 
 --- Makes an HTTP request to a port of the VM. Options: port (80), path ("/"), method, headers {name = value}, body,
@@ -161,7 +167,7 @@ function VM:request(options)
     headers = "table", body = "string", timeout = "number" })
   local headers = {}
   for name, value in pairs(options.headers or {}) do headers[#headers + 1] = name .. ": " .. tostring(value) end
-  return http.request { url = ("http://%s:%d%s"):format(self:state().address, options.port or 80, options.path or "/"),
+  return http.request { url = ("http://%s:%d%s"):format(running(self).address, options.port or 80, options.path or "/"),
     method = options.method, headers = headers, body = options.body, timeout = options.timeout or 10 }
 end
 
@@ -187,7 +193,7 @@ function VM:logs(options)
 end
 
 local function ask(self, op, arguments, options)
-  return control.call(firecracker.directory(self.record.vm_id), self.name, op, arguments, options)
+  return control.call(firecracker.directory(running(self).record.vm_id), self.name, op, arguments, options)
 end
 
 --- Makes a snapshot of the VM, which goes on serving. Options: tag, labels, timeout (300), on_progress(what). A snapshot that
