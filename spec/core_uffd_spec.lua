@@ -145,7 +145,7 @@ describe("fcvm.core.uffd", function()
       function() uffd.serve {} end,
       function() uffd.serve { listener = 3 } end,
       function() uffd.serve { listener = 3, memory = "x" } end,
-      function() uffd.serve { listener = 3, memory = 3, arround = 2 } end,
+      function() uffd.serve { listener = 3, memory = 3, aroundd = 2 } end,
       function() uffd.serve { listener = 3, memory = 3, ratio = 0.5 } end,
       function() uffd.serve { listener = 3, memory = 3, spin = -2 } end,
       function() uffd.serve { listener = 3, memory = 3, quiet = 0 / 0 } end,
