@@ -2,7 +2,7 @@
 /*
  * agent/quiet.c: silence on vsock while the host makes a snapshot.
  *
- *     no -> draining (nothing new is begun; what is queued for peers goes out, for DRAIN_MS at most)
+ *     no -> draining (nothing new is begun; what is queued for peers goes out and they leave, for DRAIN_MS at most)
  *        -> yes (the OK to QUIESCE is the last that was sent) -> no, by WAKE, by RESTORE, or when its time is up
  *
  * From the first moment on the pipes of container and commands are not read, so what they write waits there, and where
@@ -15,6 +15,9 @@
  * So who is attached, and whose command runs, is told "quiet" as the session's last word and comes back after the
  * silence: attached where it was, or with RESUME for the command, which is parked meanwhile. In a clone (RESTORE)
  * nobody comes back, and what was parked is ended.
+ *
+ * That they leave before the snapshot matters for the clone: its Firecracker counts the ports of its connections from the
+ * start again, and where the guest's kernel still knows one of that number, it passes over the new one.
  */
 #include <errno.h>
 #include <stddef.h>
@@ -85,14 +88,14 @@ void fc_quiet_check(struct fc_server *server) {
 		return;
 	}
 	for (struct fc_session *session = server->sessions; session; session = session->next)
-		if (!session->dead && !session->announcer && fc_session_queued(session))
+		if (session != server->quiet_asker && !session->parked && !session->dead)
 			return;
 	fall_silent(server);
 }
 
 static void on_timer(struct fc_timer *timer) {
 	struct fc_server *server = fc_container_of(timer, struct fc_server, quiet_timer);
-	/* What a peer did not take in time stays queued: it is not on its way either. */
+	/* What a peer did not take in time stays queued: it is not on its way either, and nothing is lost by that. */
 	if (server->quiet == FC_QUIET_DRAINING && !server->quiet_asker->dead)
 		fall_silent(server);
 	else

@@ -37,6 +37,7 @@ describe("guest", function()
           local rest = head:match "^CONNECT 5200\n(.*)$"
           if not rest then return end
           head, chunk = nil, rest
+          if self.deaf and self.sessions <= self.deaf then return end
           pipe:write "OK 1073741824\n"
           if not silent then say() end
         end
@@ -146,6 +147,15 @@ describe("guest", function()
     -- One of each session, and then such as would be answered by a reset.
     assert.is_true(hellos > 4, hellos)
   end)
+
+  test("opens another connection where the guest passes one over", function(_, _, say) say(types.OK) end, true,
+    function(root, agent)
+      agent.deaf = 2
+      guest.wake(root)
+      assert.equal(3, agent.sessions)
+      task.sleep(0.05)
+      assert.equal(0, agent.open)
+    end)
 
   -- An agent that does as it is told; `error_ns` is how far its clock is off until it is set.
   local function restorer(state)

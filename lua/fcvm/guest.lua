@@ -27,6 +27,7 @@ local ENTROPY_SIZE = 64      -- bytes for a clone's kernel
 local MARKER_POLL = 0.02     -- seconds
 local RESTORE_SECONDS = 30
 local PROBE_SECONDS, RETRY_SECONDS = 0.05, 0.005
+local FIRST_SECONDS = 0.25   -- for Firecracker's OK, at first
 local BUSY_TRIES = 5         -- sessions that came just when a snapshot began
 
 local Session = { __name = "fcvm.session" }
@@ -172,7 +173,8 @@ end
 -- Says who we are, without waiting for the agent's word: a silent agent (M.quiesce) gives it with its answer.
 local function introduce(self)
   start_reading(self, function(line)
-    if not line:match "^OK %d+$" then
+    self.served = line:match "^OK %d+$" ~= nil
+    if not self.served then
       self.frames:finish(broken(self.subject, "ECONNREFUSED", "its vsock port is not served: " .. line:sub(1, 40)))
     end
   end)
@@ -240,17 +242,22 @@ end
 
 -- Asks a guest that has just begun to run again. Its kernel may still be about to hear that vsock was reset, and then
 -- ends our new connection too, without a word to us. Whoever says more is told so: HELLO again, which the agent passes
--- over once it was asked. Such a connection is opened anew, `seconds` at most; what is asked must bear to be asked twice.
+-- over once it was asked. And it may still know a connection of the base's with the number that ours got, and pass ours
+-- over: then Firecracker's OK does not come. Either way we open another, which gets the next number, for `seconds` at
+-- most; what is asked must bear to be asked twice.
 local function ask_awakening(root, kind, payload, answer, seconds)
   local times, frame = {}, nil
+  local patience = FIRST_SECONDS
   local function try(session)
     times.sent = now_ns()
     session:send(kind, type(payload) == "function" and payload() or payload)
     local prober = task.spawn(function()
-      while true do
+      local deadline = task.now() + patience
+      while session.served or task.now() < deadline do
         task.sleep(PROBE_SECONDS)
-        if not pcall(session.send, session, types.HELLO, core.guest.hello()) then return end
+        if session.served and not pcall(session.send, session, types.HELLO, core.guest.hello()) then return end
       end
+      session:close()
     end)
     check_greeting(session)
     frame = expect(session, answer)
@@ -266,6 +273,7 @@ local function ask_awakening(root, kind, payload, answer, seconds)
         error(result, 0)
       else
         task.sleep(RETRY_SECONDS)
+        patience = patience * 2
       end
     until ok
   end)
@@ -384,6 +392,8 @@ local function take_event(self, payload)
   local event = json.decode(payload, "the agent's event", JSON_MAX)
   if type(event) ~= "table" or type(event.event) ~= "string" then return nil end
   if event.event == "quiet" then
+    -- At once: the agent waits for that before it falls silent.
+    self.session:close()
     wait_for_snapshot(self.root)
     self:reattach()
     return nil
@@ -524,6 +534,7 @@ local function run_exec(self, options, sinks)
       local id = event.event == "quiet" and integer_in(event.exec, 1, 0xffffffff)
       if id then
         self.away = true
+        self.session:close()
         wait_for_snapshot(self.root)
         local session, resumed = begin(self.root, types.RESUME, { exec = id }, "resumed")
         go_on(self, session, integer_in(resumed.stdin, self.granted, self.sent), resumed.stdin_ended == true)

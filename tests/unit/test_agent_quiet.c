@@ -130,8 +130,8 @@ static void the_answer_is_the_last(void **state) {
 	expect_closed(attached);
 	expect_closed(asker);
 	struct peer *back = again(attached);
-	hear_for(back, SILENCE_MS);
-	expect_counted(attached, back, 20);
+	expect_some(back);
+	expect_counted(attached, back, 2);
 	assert_non_null(strstr(back->events, "container-started"));
 	free_peer(asker);
 	free_peer(attached);
@@ -148,6 +148,23 @@ static void expect_rest(struct peer *before) {
 	}
 	assert_int_equal(before->total + back->total, 3000000);
 	free_peer(back);
+}
+
+static void it_comes_at_once_where_peers_leave(void **state) {
+	(void)state;
+	run(counting);
+	struct peer *attached = asking(FC_GUEST_ATTACH, "{}");
+	expect_some(attached);
+	uint64_t began = fc_clock_ms();
+	struct peer *asker = asking(FC_GUEST_QUIESCE, "{}");
+	expect_event(attached, "quiet");
+	assert_true(is_draining());
+	free_peer(attached);
+	expect(asker, FC_GUEST_OK);
+	assert_true(fc_clock_ms() - began < 900);
+	assert_int_equal(server.session_count, 1);
+	wake();
+	free_peer(asker);
 }
 
 static void a_full_pipe_stops_its_writer_and_loses_nothing(void **state) {
@@ -342,27 +359,28 @@ static void it_ends_by_itself(void **state) {
 	assert_true(fc_clock_ms() - began >= 900);
 	expect_event(attached, "quiet");
 	struct peer *back = again(attached);
-	hear_for(back, SILENCE_MS);
-	expect_counted(attached, back, 40);
+	expect_some(back);
+	expect_counted(attached, back, 2);
 	free_peer(attached);
 	free_peer(back);
 }
 
 static void asked_again_it_begins_anew(void **state) {
 	(void)state;
-	config.quiet_seconds = 1;
 	run("echo up; sleep 60");
 	struct peer *asker = silence();
-	uint64_t began = fc_clock_ms();
-	for (uint64_t now = began; now < began + 800; now = fc_clock_ms())
+	uint64_t due = server.quiet_timer.due_ms;
+	for (uint64_t began = fc_clock_ms(); fc_clock_ms() <= began + 1;)
 		turn();
-	struct peer *again = silence();
-	for (uint64_t now = began; now < began + 1200; now = fc_clock_ms())
-		turn();
-	assert_true(is_silent());
-	wait_for(is_awake);
+	struct peer *other = silence();
+	assert_true(server.quiet_timer.armed && server.quiet_timer.due_ms > due);
+	expect_silence(asker);
+	expect_silence(other);
+	wake();
+	expect_closed(asker);
+	expect_closed(other);
 	free_peer(asker);
-	free_peer(again);
+	free_peer(other);
 }
 
 static void newcomers_wait(void **state) {
@@ -516,6 +534,7 @@ static void attached_at_the_end(void **state) {
 int main(void) {
 	const struct CMUnitTest tests[] = {
 	        SERVED(the_answer_is_the_last),
+	        SERVED(it_comes_at_once_where_peers_leave),
 	        SERVED(a_full_pipe_stops_its_writer_and_loses_nothing),
 	        SERVED(a_peer_that_does_not_read_is_not_waited_for_long),
 	        SERVED(commands_wait_and_are_resumed),
