@@ -8,6 +8,7 @@
  * Variants take turns, so that what else the machine does meets all of them. Exit status: 0 all was measured; 1
  * --strict and a limit was missed; 2 it could not be measured, or a page was wrong.
  */
+#include <errno.h>
 #include <getopt.h>
 #include <libgen.h>
 #include <limits.h>
@@ -15,8 +16,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/io.h"
 #include "bench.h"
 #include "smoke.h"
 
@@ -182,6 +187,28 @@ static void parse(int argc, char **argv, struct request *request) {
 		}
 }
 
+/*
+ * Clients and servers alike go before whatever else the machine does: a fault on another core is two wake-ups, and where a
+ * compiler runs beside the bench each would wait for the scheduler's tick, in milliseconds. Where sessions are scheduled
+ * as groups (sched_autogroup), a process's priority counts inside its own alone, so the bench becomes a session whose group
+ * goes first.
+ */
+static void go_first(void) {
+	fflush(NULL);
+	pid_t pid = fork();
+	if (pid > 0) {
+		int status = 0;
+		waitpid(pid, &status, 0);
+		exit(WIFEXITED(status) ? WEXITSTATUS(status) : 2);
+	}
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (pid < 0 || setsid() < 0 || setpriority(PRIO_PROCESS, 0, -20) < 0)
+		fprintf(stderr, "bench-pages: not at high priority (%s): what else runs is part of the figures\n",
+		        strerror(errno));
+	/* ENOENT where the kernel has no such groups. */
+	fc_io_write_file("/proc/self/autogroup", "-20", NULL);
+}
+
 int main(int argc, char **argv) {
 	struct request request = {.rounds = 5, .fleet = 50, .memory_mib = 256, .pages = 7000};
 	struct scale scale = {0};
@@ -191,6 +218,7 @@ int main(int argc, char **argv) {
 		die(request.directory ? "two CPUs are needed" : "--directory is missing");
 	server_directory = request.directory;
 	signal(SIGPIPE, SIG_IGN);
+	go_first();
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	prepare(&scale, &request);
 	int missed = request.smoke ? smoke(&scale) : measure(&scale, &request);
