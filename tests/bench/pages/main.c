@@ -3,7 +3,7 @@
  * tests/bench/pages: the page server measured against the baseline and Firecracker's File backend, natively, no KVM.
  *
  *   pages-bench --directory DIR [--json FILE] [--rounds N] [--fleet N] [--memory-mib N] [--pages N] [--only TEXT]
- *               [--strict] [--smoke] [--baseline PROGRAM] [--server PROGRAM]
+ *               [--variant TEXT] [--strict] [--smoke] [--baseline PROGRAM] [--server PROGRAM]
  *
  * Variants take turns, so that what else the machine does meets all of them. Exit status: 0 all was measured; 1
  * --strict and a limit was missed; 2 it could not be measured, or a page was wrong.
@@ -26,7 +26,7 @@
 #include "smoke.h"
 
 struct request {
-	const char *directory, *json, *only;
+	const char *directory, *json, *only, *variant;
 	uint32_t rounds, fleet, memory_mib, pages;
 	bool strict, smoke;
 };
@@ -35,8 +35,11 @@ static bool has(const char *text, const char *part) {
 	return !part || strstr(text, part);
 }
 
-/* Whether the variant is wanted: by its own name, or by a row that needs it. */
-static bool is_wanted(const struct variant *variant, const char *only) {
+/* Whether the variant is wanted: by its own name, or by a row that needs it (with --variant by its own name alone). */
+static bool is_wanted(const struct variant *variant, const struct request *request) {
+	const char *only = request->only;
+	if (request->variant)
+		return has(variant->name, request->variant);
 	if (has(variant->name, only))
 		return true;
 	for (size_t i = 0; i < bench_row_count; i++) {
@@ -102,7 +105,7 @@ static int measure(const struct scale *scale, const struct request *request) {
 	describe(scale);
 	for (uint32_t round = 0; round < scale->rounds; round++)
 		for (size_t i = 0; i < bench_variant_count; i++)
-			if (is_wanted(&bench_variants[i], request->only)) {
+			if (is_wanted(&bench_variants[i], request)) {
 				if (isatty(2))
 					fprintf(stderr, "\r\033[Kround %u: %s", round + 1, bench_variants[i].name);
 				measured[i].rounds[measured[i].count++] = bench_run(scale, &bench_variants[i], round);
@@ -145,8 +148,9 @@ static void parse(int argc, char **argv, struct request *request) {
 	static const struct option known[] = {
 	        {"directory", 1, NULL, 'd'}, {"json", 1, NULL, 'j'},       {"rounds", 1, NULL, 'r'},
 	        {"fleet", 1, NULL, 'f'},     {"memory-mib", 1, NULL, 'm'}, {"pages", 1, NULL, 'p'},
-	        {"only", 1, NULL, 'o'},      {"strict", 0, NULL, 's'},     {"smoke", 0, NULL, 'k'},
-	        {"baseline", 1, NULL, 'b'},  {"server", 1, NULL, 'S'},     {NULL, 0, NULL, 0}};
+	        {"only", 1, NULL, 'o'},      {"variant", 1, NULL, 'v'},    {"strict", 0, NULL, 's'},
+	        {"smoke", 0, NULL, 'k'},     {"baseline", 1, NULL, 'b'},   {"server", 1, NULL, 'S'},
+	        {NULL, 0, NULL, 0}};
 	for (int option; (option = getopt_long(argc, argv, "", known, NULL)) != -1;)
 		switch (option) {
 		case 'd':
@@ -170,6 +174,9 @@ static void parse(int argc, char **argv, struct request *request) {
 		case 'o':
 			request->only = optarg;
 			break;
+		case 'v':
+			request->variant = optarg;
+			break;
 		case 's':
 			request->strict = true;
 			break;
@@ -188,10 +195,10 @@ static void parse(int argc, char **argv, struct request *request) {
 }
 
 /*
- * Clients and servers alike go before whatever else the machine does: a fault on another core is two wake-ups, and where a
- * compiler runs beside the bench each would wait for the scheduler's tick, in milliseconds. Where sessions are scheduled
- * as groups (sched_autogroup), a process's priority counts inside its own alone, so the bench becomes a session whose group
- * goes first.
+ * Clients and servers alike go before whatever else the machine does: a fault on another core is two wake-ups, and
+ * where a compiler runs beside the bench each would wait for the scheduler's tick, in milliseconds. Where sessions are
+ * scheduled as groups (sched_autogroup), a process's priority counts inside its own alone, so the bench becomes a
+ * session whose group goes first.
  */
 static void go_first(void) {
 	fflush(NULL);
