@@ -36,6 +36,12 @@ void fcu_replay_unref(struct fcu_replay *replay);
 
 const struct fcu_working_set *fcu_replay_set(const struct fcu_replay *replay);
 
+/*
+ * Where the contents are in the page cache now, maps them and makes the map's page tables on a thread, so that the
+ * first VM need not wait for that. Reads nothing. Returns at once. Any thread.
+ */
+void fcu_replay_prepare(struct fcu_replay *replay);
+
 /* Sees to it that the contents come. Returns at once. Any thread. */
 void fcu_replay_begin(struct fcu_replay *replay);
 

@@ -223,13 +223,19 @@ int main(int argc, char **argv) {
 	parse(argc, argv, &request);
 	if (!request.directory || sysconf(_SC_NPROCESSORS_ONLN) < 2)
 		die(request.directory ? "two CPUs are needed" : "--directory is missing");
-	server_directory = request.directory;
 	signal(SIGPIPE, SIG_IGN);
 	go_first();
+	/* A name of this run's own: relative ones would be those of other checkouts too, in the kernel's list of
+	 * sockets. */
+	char sockets[] = "/tmp/pages-bench.XXXXXX";
+	server_directory = mkdtemp(sockets);
+	if (!server_directory)
+		die("%s: %s", sockets, strerror(errno));
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	prepare(&scale, &request);
 	int missed = request.smoke ? smoke(&scale) : measure(&scale, &request);
 	clean_up(&scale);
+	rmdir(sockets);
 	workset_free(&scale.set);
 	return request.strict && missed ? 1 : 0;
 }
