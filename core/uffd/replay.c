@@ -24,6 +24,7 @@ enum { IN_FLIGHT = 8, SAMPLES = 64 };
 struct fcu_replay {
 	atomic_uint references;
 	struct fcu_working_set set;
+	struct fcu_place *places; /* of its runs, by page */
 	int fd;
 	uint64_t file_size;
 	fcu_replay_more *more;
@@ -50,6 +51,45 @@ static int check_fit(const struct fcu_replay *replay, const struct fcu_memory *m
 	                    "it belongs to another memory file");
 }
 
+static int compare_places(const void *a, const void *b) {
+	const struct fcu_place *one = a;
+	const struct fcu_place *other = b;
+	return one->page < other->page ? -1 : one->page > other->page;
+}
+
+static int make_places(struct fcu_replay *replay) {
+	const struct fcu_working_set *set = &replay->set;
+	uint64_t data_at = 0;
+	replay->places = calloc(set->run_count + 1, sizeof *replay->places);
+	if (!replay->places)
+		return -ENOMEM;
+	for (size_t i = 0; i < set->run_count; i++) {
+		const struct fcu_run *run = &set->runs[i];
+		replay->places[i] = (struct fcu_place){run->page, run->count, run->zero, data_at};
+		if (!run->zero)
+			data_at += run->count * set->page_size;
+	}
+	qsort(replay->places, set->run_count, sizeof *replay->places, compare_places);
+	return 0;
+}
+
+const struct fcu_place *fcu_replay_find(const struct fcu_replay *replay, uint64_t page) {
+	size_t low = 0;
+	size_t high = replay->set.run_count;
+	/* The last one that begins at the page or before it. */
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+		if (replay->places[middle].page <= page)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	if (low == 0)
+		return NULL;
+	const struct fcu_place *place = &replay->places[low - 1];
+	return page - place->page < place->count ? place : NULL;
+}
+
 int fcu_replay_open(const char *path, const struct fcu_memory *memory, fcu_replay_more *more, void *context,
                     struct fcu_replay **ret_replay, struct fc_error *error) {
 	struct stat stat;
@@ -62,6 +102,8 @@ int fcu_replay_open(const char *path, const struct fcu_memory *memory, fcu_repla
 	int r = fcu_working_set_read(fd, path, &replay->set, error);
 	if (r == 0)
 		r = check_fit(replay, memory, path, error);
+	if (r == 0 && make_places(replay) < 0)
+		r = fc_error_set(error, ENOMEM, "open working set", path, NULL, NULL);
 	if (r < 0) {
 		fcu_working_set_clear(&replay->set);
 		free(replay);
@@ -97,6 +139,7 @@ void fcu_replay_unref(struct fcu_replay *replay) {
 	close(replay->fd);
 	pthread_mutex_destroy(&replay->lock);
 	fcu_working_set_clear(&replay->set);
+	free(replay->places);
 	free(replay);
 }
 

@@ -48,6 +48,17 @@ void fcu_replay_begin(struct fcu_replay *replay);
 /* Bytes of contents that are there, from their beginning; UINT64_MAX: they will not come (any further). */
 uint64_t fcu_replay_ready(const struct fcu_replay *replay);
 
+/* Part of a recording: pages that follow each other, and where their contents are (for fcu_replay_data). */
+struct fcu_place {
+	uint64_t page;
+	uint64_t count;
+	bool zero;
+	uint64_t data_at;
+};
+
+/* The run that has this page, or NULL. Belongs to the replay. Any thread. */
+const struct fcu_place *fcu_replay_find(const struct fcu_replay *replay, uint64_t page);
+
 /* The contents from byte `at` on; only for what is ready, and only for the kernel to read. */
 const uint8_t *fcu_replay_data(const struct fcu_replay *replay, uint64_t at);
 
