@@ -216,6 +216,12 @@ static void go_first(void) {
 	fc_io_write_file("/proc/self/autogroup", "-20", NULL);
 }
 
+static char sockets[] = "/tmp/pages-bench.XXXXXX";
+
+static void remove_sockets(void) {
+	rmdir(sockets);
+}
+
 int main(int argc, char **argv) {
 	struct request request = {.rounds = 5, .fleet = 50, .memory_mib = 256, .pages = 7000};
 	struct scale scale = {0};
@@ -227,15 +233,14 @@ int main(int argc, char **argv) {
 	go_first();
 	/* A name of this run's own: relative ones would be those of other checkouts too, in the kernel's list of
 	 * sockets. */
-	char sockets[] = "/tmp/pages-bench.XXXXXX";
 	server_directory = mkdtemp(sockets);
 	if (!server_directory)
 		die("%s: %s", sockets, strerror(errno));
+	atexit(remove_sockets);
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	prepare(&scale, &request);
 	int missed = request.smoke ? smoke(&scale) : measure(&scale, &request);
 	clean_up(&scale);
-	rmdir(sockets);
 	workset_free(&scale.set);
 	return request.strict && missed ? 1 : 0;
 }
