@@ -3,11 +3,13 @@
 
 enum {
 	EVEN = 512,  /* the density that is assumed before there are probes: one page of two */
+	RARE = 64,   /* and after a replay */
 	WEIGHT = 16, /* the share of one probe in the density */
 	EARLY = 32,  /* so many windows are probed often */
 	EARLY_EVERY = 2,
 	LATE_EVERY = 8,
 	SLACK = 512, /* pages (2 MiB) beyond the ratio, so that the first faults are not the slowest */
+	SLACK_AFTER_REPLAY = 64,
 };
 
 void fcu_around_init(struct fcu_around *around, uint32_t most, uint32_t ratio) {
@@ -29,13 +31,14 @@ void fcu_around_fault(struct fcu_around *around, uint64_t page) {
 	}
 }
 
-void fcu_around_replayed(struct fcu_around *around, uint64_t pages) {
-	around->touched += pages;
+void fcu_around_replayed(struct fcu_around *around) {
+	around->after_replay = true;
+	around->density = RARE;
 }
 
 uint32_t fcu_around_window(const struct fcu_around *around) {
 	uint64_t touched = around->touched + around->neighbours * around->density / 1024;
-	uint64_t allowed = touched * around->ratio / 100 + SLACK;
+	uint64_t allowed = touched * around->ratio / 100 + (around->after_replay ? SLACK_AFTER_REPLAY : SLACK);
 	uint64_t used = around->touched + around->neighbours;
 	uint32_t window = around->most;
 	while (window > 1 && used + window - 1 > allowed)

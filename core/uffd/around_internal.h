@@ -20,7 +20,8 @@ enum { FCU_AROUND_PROBES = 16 };
 struct fcu_around {
 	uint32_t most;       /* pages of the largest window, a power of two; 1: no fault-around */
 	uint32_t ratio;      /* percent */
-	uint64_t touched;    /* pages that faulted, or came by a replay */
+	bool after_replay;   /* what faults is what the recording did not have */
+	uint64_t touched;    /* pages that faulted */
 	uint64_t neighbours; /* pages that were brought without being asked for, zero ones apart */
 	uint32_t density;    /* per 1024: probes that faulted, of late */
 	uint32_t windows;
@@ -34,8 +35,12 @@ void fcu_around_init(struct fcu_around *around, uint32_t most, uint32_t ratio);
 /* A page faulted: counts it, and takes note where it was a probe. */
 void fcu_around_fault(struct fcu_around *around, uint64_t page);
 
-/* Pages came by a replay: they count as touched. */
-void fcu_around_replayed(struct fcu_around *around, uint64_t pages);
+/*
+ * A recording is replayed. What faults beside it are strays: most of what lies around one was not touched by the recorded
+ * VM either, else it would be there. They earn their neighbours among themselves: that much was touched by the replay
+ * buys them none, and little is given in advance.
+ */
+void fcu_around_replayed(struct fcu_around *around);
 
 /* How large a window to bring now: a power of two, 1 for the page alone. */
 uint32_t fcu_around_window(const struct fcu_around *around);

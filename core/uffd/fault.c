@@ -19,7 +19,11 @@
 
 #include "uffd/uffd_internal.h"
 
-enum { SPANS_MAX = 16, ZERO_IS_CHEAPER = 8 };
+enum {
+	SPANS_MAX = 16,
+	ZERO_IS_CHEAPER = 8,
+	RECORDED_MOST = 32, /* pages: about 40 us */
+};
 
 /* Never written, so it costs no memory but page tables. */
 static uint8_t zeros[FCU_HUGE_PAGE];
@@ -229,9 +233,68 @@ static int serve_last(struct fcu_client *client, const struct window *window, ui
 	return FCU_DONE;
 }
 
+static bool is_clear(const struct fcu_client *client, uint64_t page) {
+	return !fcu_has(client->present, page) && !fcu_has(client->removed, page);
+}
+
+/*
+ * The part of the recorded run around a page that a VM wants before its replay has come to it: at most RECORDED_MOST
+ * pages, what is clear of them, of one region, with contents that are at hand. False: the page is not among them.
+ */
+static bool find_recorded(const struct fcu_client *client, uint64_t page, struct span *span) {
+	const struct fcu_place *place = fcu_replay_find(client->replay, page);
+	if (!place)
+		return false;
+	const struct fcu_region *region = fcu_region_of_page(&client->regions, page);
+	uint64_t first = page;
+	uint64_t end = page + 1;
+	uint64_t region_first = region->offset >> client->regions.shift;
+	uint64_t limit = (region->offset + region->size) >> client->regions.shift;
+	if (limit > place->page + place->count)
+		limit = place->page + place->count;
+	if (!place->zero) {
+		uint64_t ready = fcu_replay_ready(client->replay);
+		uint64_t there = ready == UINT64_MAX || ready < place->data_at ? 0 : ready - place->data_at;
+		if (limit > place->page + there / page_size(client))
+			limit = place->page + there / page_size(client);
+	}
+	if (page >= limit)
+		return false;
+	while (end < limit && end - page < RECORDED_MOST / 2 && is_clear(client, end))
+		end++;
+	while (first > place->page && first > region_first && end - first < RECORDED_MOST &&
+	       is_clear(client, first - 1))
+		first--;
+	*span = (struct span){.page = first, .count = end - first};
+	if (!place->zero)
+		span->source =
+		        fcu_replay_data(client->replay, place->data_at + (first - place->page) * page_size(client));
+	return true;
+}
+
+/*
+ * Many VMs that start at once fault while they wait for their turn to be replayed. Page by page that would be as slow
+ * as no replay at all: each fault brings what was recorded around it.
+ */
+static int serve_recorded(struct fcu_client *client, const struct span *span, uint64_t page, uint64_t since) {
+	uint64_t pages;
+	int r = put(client, span, true, &pages);
+	fcu_count(&client->counters.replayed, pages);
+	if (r != 0 && !fcu_has(client->present, page))
+		return r;
+	fcu_client_latency(client, fcu_now() - since);
+	fcu_count(&client->counters.faults, 1);
+	atomic_store_explicit(&client->last_fault, since, memory_order_relaxed);
+	return FCU_DONE;
+}
+
 int fcu_fault_serve(struct fcu_client *client, uint64_t page, uint64_t since, enum fcu_manner manner, bool force,
                     uint64_t *ret_offset, uint64_t *ret_size) {
 	bool before = fcu_has(client->present, page);
+	struct span recorded;
+	if (client->replay && !client->record && page_size(client) == FCU_PAGE && is_clear(client, page) &&
+	    find_recorded(client, page, &recorded))
+		return serve_recorded(client, &recorded, page, since);
 	if (!force && !is_zero(client, page) && !readable(client, page)) {
 		*ret_size = page_size(client) < FCU_BLOCK ? FCU_BLOCK : page_size(client);
 		*ret_offset = (page << client->regions.shift) & ~(*ret_size - 1);
@@ -319,7 +382,6 @@ static int replay_piece(struct fcu_client *client, const struct fcu_run *run, ui
 		span.source = fcu_replay_data(client->replay, client->data_done);
 	int r = put(client, &span, true, &pages);
 	fcu_count(&client->counters.replayed, pages);
-	fcu_around_replayed(&client->around, run->zero ? 0 : pages);
 	for (uint64_t i = 0; i < pages && client->record; i++)
 		fcu_client_touched(client, page + i);
 	/* What was not put is there already or is tried again; in both cases by the books, which put has kept. */

@@ -535,6 +535,7 @@ int fc_page_server_replay(struct fc_page_server *server, const char *path, struc
 	int r = fcu_replay_open(path, &server->memory, more_contents, server, &replay, error);
 	if (r < 0)
 		return r;
+	fcu_replay_prepare(replay);
 	pthread_mutex_lock(&server->lock);
 	struct fcu_replay *before = server->replay;
 	server->replay = replay;

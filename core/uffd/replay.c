@@ -24,16 +24,20 @@ enum { IN_FLIGHT = 8, SAMPLES = 64 };
 struct fcu_replay {
 	atomic_uint references;
 	struct fcu_working_set set;
+	struct fcu_place *places; /* of its runs, by page */
 	int fd;
 	uint64_t file_size;
 	fcu_replay_more *more;
 	void *context;
-	pthread_mutex_t lock; /* of begun, thread_made */
+	pthread_mutex_t lock; /* of begun, thread_made, toucher_made */
 	bool begun;
 	bool thread_made;
 	pthread_t thread;
+	bool toucher_made;
+	pthread_t toucher;
 	atomic_bool stop;
 	const uint8_t *map; /* the whole file, or NULL */
+	bool map_used;      /* VMs are filled from it; set before `ready` says anything */
 	uint8_t *buffer;    /* the contents, or NULL; set before `ready` says anything */
 	uint64_t buffer_size;
 	_Atomic uint64_t ready;
@@ -45,6 +49,45 @@ static int check_fit(const struct fcu_replay *replay, const struct fcu_memory *m
 		return 0;
 	return fc_error_set(error, ESTALE, "open working set", path, "remove it; it is recorded anew",
 	                    "it belongs to another memory file");
+}
+
+static int compare_places(const void *a, const void *b) {
+	const struct fcu_place *one = a;
+	const struct fcu_place *other = b;
+	return one->page < other->page ? -1 : one->page > other->page;
+}
+
+static int make_places(struct fcu_replay *replay) {
+	const struct fcu_working_set *set = &replay->set;
+	uint64_t data_at = 0;
+	replay->places = calloc(set->run_count + 1, sizeof *replay->places);
+	if (!replay->places)
+		return -ENOMEM;
+	for (size_t i = 0; i < set->run_count; i++) {
+		const struct fcu_run *run = &set->runs[i];
+		replay->places[i] = (struct fcu_place){run->page, run->count, run->zero, data_at};
+		if (!run->zero)
+			data_at += run->count * set->page_size;
+	}
+	qsort(replay->places, set->run_count, sizeof *replay->places, compare_places);
+	return 0;
+}
+
+const struct fcu_place *fcu_replay_find(const struct fcu_replay *replay, uint64_t page) {
+	size_t low = 0;
+	size_t high = replay->set.run_count;
+	/* The last one that begins at the page or before it. */
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+		if (replay->places[middle].page <= page)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	if (low == 0)
+		return NULL;
+	const struct fcu_place *place = &replay->places[low - 1];
+	return page - place->page < place->count ? place : NULL;
 }
 
 int fcu_replay_open(const char *path, const struct fcu_memory *memory, fcu_replay_more *more, void *context,
@@ -59,6 +102,8 @@ int fcu_replay_open(const char *path, const struct fcu_memory *memory, fcu_repla
 	int r = fcu_working_set_read(fd, path, &replay->set, error);
 	if (r == 0)
 		r = check_fit(replay, memory, path, error);
+	if (r == 0 && make_places(replay) < 0)
+		r = fc_error_set(error, ENOMEM, "open working set", path, NULL, NULL);
 	if (r < 0) {
 		fcu_working_set_clear(&replay->set);
 		free(replay);
@@ -85,6 +130,8 @@ void fcu_replay_unref(struct fcu_replay *replay) {
 	atomic_store(&replay->stop, true);
 	if (replay->thread_made)
 		pthread_join(replay->thread, NULL);
+	if (replay->toucher_made)
+		pthread_join(replay->toucher, NULL);
 	if (replay->map)
 		munmap((void *)(size_t)replay->map, replay->file_size);
 	if (replay->buffer)
@@ -92,6 +139,7 @@ void fcu_replay_unref(struct fcu_replay *replay) {
 	close(replay->fd);
 	pthread_mutex_destroy(&replay->lock);
 	fcu_working_set_clear(&replay->set);
+	free(replay->places);
 	free(replay);
 }
 
@@ -241,38 +289,60 @@ static int make_buffer(struct fcu_replay *replay) {
 }
 
 /* Threads take no signals: they are for the thread of the caller, who may wait for them. */
-static int start_thread(struct fcu_replay *replay) {
+static bool start_thread(struct fcu_replay *replay, pthread_t *thread, void *(*run)(void *)) {
 	sigset_t all;
 	sigset_t before;
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
-	int r = pthread_create(&replay->thread, NULL, load, replay);
+	int r = pthread_create(thread, NULL, run, replay);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	replay->thread_made = r == 0;
-	return -r;
+	return r == 0;
 }
 
-static bool try_map(struct fcu_replay *replay) {
+/* Makes the map's page tables, in one go and not one fault after the other inside UFFDIO_COPY. */
+static void *make_tables(void *argument) {
+	struct fcu_replay *replay = argument;
+	prctl(PR_SET_NAME, "fcvm-replay-map");
+	for (uint64_t at = 0; at < replay->file_size && !atomic_load(&replay->stop); at += PIECE) {
+		uint64_t left = replay->file_size - at;
+		madvise((void *)(size_t)(replay->map + at), left < PIECE ? left : PIECE, MADV_POPULATE_READ);
+	}
+	return NULL;
+}
+
+static void map_cached(struct fcu_replay *replay) {
 	void *map = mmap(NULL, replay->file_size, PROT_READ, MAP_SHARED, replay->fd, 0);
 	if (map == MAP_FAILED)
-		return false;
-	if (!is_cached(map, replay->file_size)) {
+		return;
+	if (is_cached(map, replay->file_size))
+		replay->map = map;
+	else
 		munmap(map, replay->file_size);
-		return false;
+}
+
+void fcu_replay_prepare(struct fcu_replay *replay) {
+	pthread_mutex_lock(&replay->lock);
+	if (!replay->begun && !replay->map) {
+		map_cached(replay);
+		if (replay->map)
+			replay->toucher_made = start_thread(replay, &replay->toucher, make_tables);
 	}
-	/* Page tables now, in one go, and not one fault after the other inside UFFDIO_COPY. */
-	madvise(map, replay->file_size, MADV_POPULATE_READ);
-	replay->map = map;
-	return true;
+	pthread_mutex_unlock(&replay->lock);
 }
 
 void fcu_replay_begin(struct fcu_replay *replay) {
 	pthread_mutex_lock(&replay->lock);
 	if (!replay->begun) {
 		replay->begun = true;
-		if (try_map(replay))
+		if (!replay->map)
+			map_cached(replay);
+		/* What was cached when the server started may not be any more. */
+		replay->map_used = replay->map && is_cached(replay->map, replay->file_size);
+		if (!replay->map_used && replay->set.data_size > 0)
+			replay->thread_made = make_buffer(replay) == 0 && start_thread(replay, &replay->thread, load);
+		if (replay->map_used)
 			publish(replay, replay->set.data_size);
-		else if (replay->set.data_size > 0 && (make_buffer(replay) < 0 || start_thread(replay) < 0))
+		else if (replay->set.data_size > 0 && !replay->thread_made)
 			publish(replay, UINT64_MAX);
 	}
 	pthread_mutex_unlock(&replay->lock);
@@ -283,10 +353,10 @@ uint64_t fcu_replay_ready(const struct fcu_replay *replay) {
 }
 
 const uint8_t *fcu_replay_data(const struct fcu_replay *replay, uint64_t at) {
-	return replay->map ? replay->map + replay->set.data_offset + at : replay->buffer + at;
+	return replay->map_used ? replay->map + replay->set.data_offset + at : replay->buffer + at;
 }
 
 bool fcu_replay_whole(const struct fcu_replay *replay) {
 	struct stat stat;
-	return !replay->map || (fstat(replay->fd, &stat) == 0 && (uint64_t)stat.st_size == replay->file_size);
+	return !replay->map_used || (fstat(replay->fd, &stat) == 0 && (uint64_t)stat.st_size == replay->file_size);
 }

@@ -36,11 +36,28 @@ void fcu_replay_unref(struct fcu_replay *replay);
 
 const struct fcu_working_set *fcu_replay_set(const struct fcu_replay *replay);
 
+/*
+ * Where the contents are in the page cache now, maps them and makes the map's page tables on a thread, so that the
+ * first VM need not wait for that. Reads nothing. Returns at once. Any thread.
+ */
+void fcu_replay_prepare(struct fcu_replay *replay);
+
 /* Sees to it that the contents come. Returns at once. Any thread. */
 void fcu_replay_begin(struct fcu_replay *replay);
 
 /* Bytes of contents that are there, from their beginning; UINT64_MAX: they will not come (any further). */
 uint64_t fcu_replay_ready(const struct fcu_replay *replay);
+
+/* Part of a recording: pages that follow each other, and where their contents are (for fcu_replay_data). */
+struct fcu_place {
+	uint64_t page;
+	uint64_t count;
+	bool zero;
+	uint64_t data_at;
+};
+
+/* The run that has this page, or NULL. Belongs to the replay. Any thread. */
+const struct fcu_place *fcu_replay_find(const struct fcu_replay *replay, uint64_t page);
 
 /* The contents from byte `at` on; only for what is ready, and only for the kernel to read. */
 const uint8_t *fcu_replay_data(const struct fcu_replay *replay, uint64_t at);

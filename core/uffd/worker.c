@@ -305,8 +305,10 @@ static void join(struct fcu_worker *worker, struct fcu_client *client) {
 	}
 	unwatch(worker, client->socket);
 	set_state(worker, client, client->replay ? FC_PAGE_PREFILL : FC_PAGE_SERVING);
-	if (client->replay)
+	if (client->replay) {
+		fcu_around_replayed(&client->around);
 		fcu_replay_begin(client->replay);
+	}
 	watch(worker, client->uffd, &client->watch_uffd);
 }
 

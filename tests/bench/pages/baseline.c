@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The project's proof handler, built as it is: the baseline that the page server is measured against. Not to be improved.
+// The project's proof handler, built as it is: what the page server is measured against. Not to be improved.
 // clang-format off
 /* The smallest page-fault handler that serves one Firecracker restore: the reference for correctness, and the
  * baseline B that the project's page server is measured against. usage: handler SOCKET MEMORY_FILE */

@@ -116,6 +116,34 @@ static uint64_t written_word(uint32_t page) {
 	return ~(uint64_t)page;
 }
 
+/*
+ * What the balloon gives back: 16 pages of each 64, laid so that a block of 16 that a server fetches as a whole lies
+ * across the edge: a page that was removed must then not come back with the snapshot's content.
+ */
+enum { REMOVED_STRIDE = 64, REMOVED_FIRST = 5, REMOVED_END = 21 };
+
+static bool is_removed(uint32_t page) {
+	return page % REMOVED_STRIDE >= REMOVED_FIRST && page % REMOVED_STRIDE < REMOVED_END;
+}
+
+static void *remove_ranges(void *argument) {
+	struct client *client = argument;
+	uint32_t pages = client->plan->memory->pages;
+	for (uint32_t page = REMOVED_FIRST; page + REMOVED_END - REMOVED_FIRST <= pages; page += REMOVED_STRIDE)
+		/* The call returns when the server has read the event. */
+		if (madvise(client->memory + (size_t)page * PAGE_BYTES,
+		            (size_t)(REMOVED_END - REMOVED_FIRST) * PAGE_BYTES, MADV_DONTNEED) < 0)
+			client_fail(client, "madvise: %s", strerror(errno));
+	return NULL;
+}
+
+/* What a word must be, but for what the guest wrote. */
+static uint64_t expected_word(const struct client *client, uint32_t page, uint32_t index) {
+	if (client->plan->early_removals && is_removed(page))
+		return 0;
+	return memory_word(client->plan->memory, page, index);
+}
+
 static void touch_all(struct client *client) {
 	const struct client_plan *plan = client->plan;
 	struct client_result *result = client->result;
@@ -128,7 +156,7 @@ static void touch_all(struct client *client) {
 		if (plan->write)
 			*word = written_word(page);
 		else
-			wrong += *word != memory_word(plan->memory, page, index);
+			wrong += *word != expected_word(client, page, index);
 		int64_t after = now_ns();
 		result->latency_ns[i] = after - before < UINT32_MAX ? (uint32_t)(after - before) : UINT32_MAX;
 		before = after;
@@ -141,7 +169,7 @@ static void check_page(struct client *client, uint32_t page, bool written) {
 	uint64_t differs = 0;
 	uint32_t index = touched_word(page);
 	for (uint32_t i = 0; i < PAGE_WORDS; i++) {
-		uint64_t expected = memory_word(client->plan->memory, page, i);
+		uint64_t expected = expected_word(client, page, i);
 		if (written && i == index)
 			expected = written_word(page);
 		differs |= *word_at(client, page, i) ^ expected;
@@ -175,27 +203,6 @@ static void check_whole(struct client *client, const bool *touched) {
 	for (uint32_t page = 0; page < client->plan->memory->pages; page++)
 		if (!touched[page])
 			check_page(client, page, false);
-}
-
-/*
- * What the balloon gives back: 16 pages of each 64, laid so that a block of 16 that a server fetches as a whole lies
- * across the edge: a page that was removed must then not come back with the snapshot's content.
- */
-enum { REMOVED_STRIDE = 64, REMOVED_FIRST = 5, REMOVED_END = 21 };
-
-static bool is_removed(uint32_t page) {
-	return page % REMOVED_STRIDE >= REMOVED_FIRST && page % REMOVED_STRIDE < REMOVED_END;
-}
-
-static void *remove_ranges(void *argument) {
-	struct client *client = argument;
-	uint32_t pages = client->plan->memory->pages;
-	for (uint32_t page = REMOVED_FIRST; page + REMOVED_END - REMOVED_FIRST <= pages; page += REMOVED_STRIDE)
-		/* The call returns when the server has read the event. */
-		if (madvise(client->memory + (size_t)page * PAGE_BYTES,
-		            (size_t)(REMOVED_END - REMOVED_FIRST) * PAGE_BYTES, MADV_DONTNEED) < 0)
-			client_fail(client, "madvise: %s", strerror(errno));
-	return NULL;
 }
 
 static void check_zero(struct client *client, uint32_t page) {
@@ -257,6 +264,8 @@ static void restore(struct client *client) {
 		map_file(client);
 	}
 	client->result->sent_ns = now_ns();
+	if (plan->early_removals)
+		remove_ranges(client);
 }
 
 static void pin(struct client *client) {

@@ -28,6 +28,7 @@ struct client_plan {
 	bool write;            /* each touch writes one word instead of reading one */
 	bool hold;             /* touches begin when the bench says "prefilled", as a resume after the load does */
 	bool whole;            /* after the time is taken: touch all other pages too */
+	bool early_removals;   /* gives pages back right after the handshake, while a replay is under way */
 	bool removals;         /* after the time is taken: give pages back as a balloon does, touch them again */
 	int cpu;               /* to run on, or -1 */
 	int64_t delay_ns;      /* after the common start */

@@ -14,7 +14,7 @@
 
 struct smoke_case {
 	const char *what;
-	bool baseline, fleet, replay, hold, zeros, write, whole, removals, huge;
+	bool baseline, fleet, replay, hold, zeros, write, whole, removals, early_removals, huge;
 	bool spoiled; /* one touched page of the file is wrong: the clients must find it */
 	uint32_t outside_percent;
 	double private_at_most; /* of the touched pages; 0: not bounded */
@@ -36,7 +36,17 @@ static const struct smoke_case cases[] = {
         {.what = "removals, replay, zero pages", .replay = true, .zeros = true, .removals = true, .write = true},
         {.what = "fleet on demand", .fleet = true, .whole = true},
         {.what = "fleet with replay", .fleet = true, .replay = true, .hold = true, .outside_percent = 3, .whole = true},
-        {.what = "fleet with removals during replay", .fleet = true, .replay = true, .removals = true},
+        {.what = "removals before the replay has come",
+         .replay = true,
+         .hold = true,
+         .early_removals = true,
+         .whole = true},
+        {.what = "fleet, removals during its replay",
+         .fleet = true,
+         .replay = true,
+         .early_removals = true,
+         .whole = true},
+        {.what = "fleet, removals after its replay", .fleet = true, .replay = true, .removals = true},
         {.what = "2 MiB pages", .huge = true, .whole = true},
         {.what = "2 MiB pages, replay", .huge = true, .replay = true, .whole = true},
 };
@@ -77,6 +87,7 @@ static void plan_case(const struct scale *scale, const struct smoke_case *one, c
 		        .hold = one->hold,
 		        .whole = one->whole,
 		        .removals = one->removals,
+		        .early_removals = one->early_removals,
 		        .huge = one->huge,
 		        .cpu = -1,
 		};
