@@ -7,7 +7,7 @@
  * parked;
  *   2. answer faults (userfaultfds first, all that are ready, then everything else);
  *   3. try parked faults again;
- *   4. one slice of one replay, the oldest VM's first;
+ *   4. one slice of one replay, the oldest VM's first, short while there are faults;
  *   5. deadlines, ended VMs.
  * So a fault waits for one slice at most, whatever is being replayed.
  */
@@ -30,15 +30,18 @@
 enum {
 	EVENTS = 64,
 	MESSAGES = 32,
-	ROUNDS_MAX = 64,   /* reads of one userfaultfd before the others have their turn */
-	SLICE_SHARED = 32, /* pages of a replay while other VMs may fault: about 30 us */
-	SLICE_ALONE = 256,
+	ROUNDS_MAX = 64,  /* reads of one userfaultfd before the others have their turn */
+	SLICE_BURST = 32, /* pages of a replay while VMs fault: about 30 us */
+	SLICE_CALM = 128, /* while none did of late: what the first fault of a burst may wait for */
 	RETRY_MS = 1,
 	IDLE_MS = 100, /* how often a deadline or a recording is looked at */
 	CREDIT_MOST = 16,
 	SKIP = 16, /* without credit, one chance of so many is taken, to see whether times have changed */
 };
 #define STARVED_NS ((uint64_t)2000000000)
+#define COUNT_EVERY_NS ((uint64_t)500000)
+#define BURST_NS ((uint64_t)2000000)
+#define CALM_NS ((uint64_t)5000000)
 
 static void watch(struct fcu_worker *worker, int fd, struct fcu_watch *what) {
 	struct epoll_event event = {.events = EPOLLIN, .data.ptr = what};
@@ -182,11 +185,34 @@ static void take_reads(struct fcu_worker *worker) {
 
 /* Faults. */
 
+/* How many VMs have faulted just now or are being replayed, over all workers: each counts its own now and then. */
+static unsigned int count_bursts(struct fcu_worker *worker, uint64_t now) {
+	struct fc_page_server *server = worker->server;
+	unsigned int all = 0;
+	if (now - worker->counted_at >= COUNT_EVERY_NS) {
+		unsigned int own = 0;
+		for (const struct fcu_client *client = worker->clients; client; client = client->worker_next)
+			own += state_of(client) == FC_PAGE_PREFILL ||
+			       now - atomic_load_explicit(&client->last_fault, memory_order_relaxed) < BURST_NS;
+		worker->counted_at = now;
+		atomic_store_explicit(&worker->bursts, own, memory_order_relaxed);
+	}
+	for (unsigned int i = 0; i < server->worker_count; i++)
+		all += atomic_load_explicit(&server->workers[i].bursts, memory_order_relaxed);
+	return all;
+}
+
+/* Whether a VM's thread that is woken runs at once, and waiting awake takes nothing from anybody. */
+static bool has_spare_cpu(struct fcu_worker *worker) {
+	uint64_t now = fcu_now();
+	return fcu_load_spare(&worker->cpus, count_bursts(worker, now), now);
+}
+
 /* Tries to answer one. True: it is settled, one way or the other. */
 static bool answer(struct fcu_worker *worker, struct fcu_client *client, uint64_t page, uint64_t since) {
 	uint64_t offset;
 	uint64_t size;
-	bool spare = !client->same_cpu && fcu_load_spare(&worker->cpus, fcu_now());
+	bool spare = !client->same_cpu && has_spare_cpu(worker);
 	enum fcu_manner manner = spare ? FCU_WAKE_FIRST : FCU_WAKE_LAST;
 	int r = fcu_fault_serve(client, page, since, manner, false, &offset, &size);
 	if (r == FCU_WAIT && !begin_read(worker, offset, size))
@@ -353,11 +379,11 @@ static void end_replay(struct fcu_worker *worker, struct fcu_client *client) {
 
 /* One slice of one replay. True: there may be more to do at once. */
 static bool replay_some(struct fcu_worker *worker) {
-	unsigned int others = atomic_load_explicit(&worker->load, memory_order_relaxed);
+	uint32_t slice = fcu_now() - worker->served_at < CALM_NS ? SLICE_BURST : SLICE_CALM;
 	for (struct fcu_client *client = worker->clients; client; client = client->worker_next) {
 		if (state_of(client) != FC_PAGE_PREFILL)
 			continue;
-		int r = fcu_fault_replay(client, others > 1 ? SLICE_SHARED : SLICE_ALONE);
+		int r = fcu_fault_replay(client, slice);
 		check_files(worker, client);
 		if (!is_served(client) || r == -ESRCH)
 			continue;
@@ -437,26 +463,32 @@ static int look_after(struct fcu_worker *worker) {
 	return timeout;
 }
 
-/* Whether to wait awake for the next fault of a burst. */
-static bool spins(struct fcu_worker *worker) {
-	const struct fc_page_server_options *options = &worker->server->options;
-	if (options->no_spin)
+/* After a fault was answered: whether to wait awake for the next one. */
+static bool begins_to_spin(struct fcu_worker *worker) {
+	if (worker->spin_until && worker->spin_credit < CREDIT_MOST)
+		worker->spin_credit++;
+	worker->spin_until = 0;
+	if (worker->clients && worker->clients->same_cpu)
 		return false;
+	if (worker->spin_credit <= 0 && ++worker->spin_skipped % SKIP != 0)
+		return false;
+	if (!has_spare_cpu(worker))
+		return false;
+	worker->spin_until = fcu_now() + (uint64_t)worker->server->options.spin_us * 1000;
+	return true;
+}
+
+/* Whether the next wait is to be awake. */
+static bool spins(struct fcu_worker *worker) {
 	uint64_t now = fcu_now();
-	if (worker->served) {
-		if (worker->spin_until && worker->spin_credit < CREDIT_MOST)
-			worker->spin_credit++;
-		worker->served = false;
-		worker->spin_until = 0;
-		if (worker->clients && worker->clients->same_cpu)
-			return false;
-		if (worker->spin_credit <= 0 && ++worker->spin_skipped % SKIP != 0)
-			return false;
-		if (!fcu_load_spare(&worker->cpus, now))
-			return false;
-		worker->spin_until = now + (uint64_t)options->spin_us * 1000;
-		return true;
-	}
+	bool served = worker->served;
+	worker->served = false;
+	if (served)
+		worker->served_at = now;
+	if (worker->server->options.no_spin)
+		return false;
+	if (served)
+		return begins_to_spin(worker);
 	if (worker->spin_until == 0)
 		return false;
 	if (now < worker->spin_until)
@@ -473,6 +505,7 @@ static void *run(void *argument) {
 	char name[16];
 	snprintf(name, sizeof name, "fcvm-pages-%u", worker->index);
 	prctl(PR_SET_NAME, name);
+	fcu_load_open(&worker->cpus);
 	int timeout = -1;
 	while (!atomic_load(&worker->server->stopping)) {
 		int n = epoll_wait(worker->epoll, events, EVENTS, timeout);
@@ -514,7 +547,6 @@ int fcu_worker_open(struct fcu_worker *worker) {
 		return -errno;
 	/* Without io_uring, what is not in the page cache is read by the copy itself: slower, and as right. */
 	make_ring(worker);
-	fcu_load_open(&worker->cpus);
 	worker->watch_mail = (struct fcu_watch){.kind = FCU_WATCH_MAIL};
 	watch(worker, worker->mail, &worker->watch_mail);
 	worker->watch_ring = (struct fcu_watch){.kind = FCU_WATCH_RING};

@@ -36,6 +36,7 @@ struct fcu_worker {
 	pthread_mutex_t mail_lock;
 	struct fcu_client *mail_clients; /* by worker_next */
 	atomic_uint load;                /* clients that it has or is about to have */
+	atomic_uint bursts;              /* of these, that faulted just now or are being replayed */
 	struct fcu_watch watch_listener;
 	struct fcu_watch watch_mail;
 	struct fcu_watch watch_ring;
@@ -43,6 +44,8 @@ struct fcu_worker {
 	/* From here on its thread alone. */
 	struct fcu_client *clients; /* the oldest first, by worker_next */
 	struct fcu_load cpus;
+	uint64_t counted_at;
+	uint64_t served_at; /* when a fault was answered last */
 	bool ring_made;
 	int ring_event; /* an eventfd: something was read */
 	struct io_uring ring;
