@@ -36,9 +36,9 @@ void fcu_around_init(struct fcu_around *around, uint32_t most, uint32_t ratio);
 void fcu_around_fault(struct fcu_around *around, uint64_t page);
 
 /*
- * A recording is replayed. What faults beside it are strays: most of what lies around one was not touched by the recorded
- * VM either, else it would be there. They earn their neighbours among themselves: that much was touched by the replay
- * buys them none, and little is given in advance.
+ * A recording is replayed. What faults beside it are strays: most of what lies around one was not touched by the
+ * recorded VM either, else it would be there. They earn their neighbours among themselves: that much was touched by the
+ * replay buys them none, and little is given in advance.
  */
 void fcu_around_replayed(struct fcu_around *around);
 

@@ -96,8 +96,8 @@ static void messages(void **state) {
 	        "[{\"base_host_virt_addr\":1e17,\"size\":4096,\"offset\":0}]",
 	        "[{\"base_host_virt_addr\":null,\"size\":4096,\"offset\":0}]",
 	        ONE(",\"page_size\":\"4096\""),
-	        "[{\"base_host_virt_addr\":0,\"size\":4096,\"offset\":0,\"page_size\":4096},"
-	        "{\"base_host_virt_addr\":8192,\"size\":4096,\"offset\":4096,\"page_size\":2097152}]",
+	        ("[{\"base_host_virt_addr\":0,\"size\":4096,\"offset\":0,\"page_size\":4096},"
+	         "{\"base_host_virt_addr\":8192,\"size\":4096,\"offset\":4096,\"page_size\":2097152}]"),
 	};
 	for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++)
 		assert_int_equal(parse(wrong[i], &regions), -EPROTO);
