@@ -98,7 +98,7 @@ function M.start(self)
   self:mark "restore"
   self:update { generation = confirmed.generation, machine_id = confirmed.machine_id, hostname = confirmed.hostname,
     clock_offset = confirmed.clock.offset / 1e9 }
-  connection:ask("restored", { id = self.record.vm_id, name = self.record.name })
+  self.on_healthy = function() task.spawn(pcall, connection.ask, connection, "healthy") end
   return guest.attach(self.vmm.root, { from = confirmed.output })
 end
 

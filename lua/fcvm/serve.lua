@@ -26,6 +26,7 @@ local M = {}
 
 local STOP_SECONDS = 25 -- for clones to stop by themselves
 local KILL_SECONDS = 10
+local AFTER_HEALTHY_SECONDS = 1
 
 local Serve = { __name = "fcvm.serve" }
 Serve.__index = Serve
@@ -111,6 +112,8 @@ end
 
 -- Keeps what the first clone touched: for the clones of this server, and for those of the next where the snapshot is still there.
 local function keep_recording(self)
+  if self.recorded or self.pages:stats().recording == "none" then return end
+  self.recorded = true
   local out = self.directory .. "/working-set.bin"
   local job, err = self.pages:recording { out = out }
   local ok, pages = pcall(snapshot.finish, job, err, "the recording to be written")
@@ -156,7 +159,13 @@ local handlers = {
     end)
     return { memory = memory, meta = self.meta }
   end,
-  restored = function() end,
+  healthy = function(self)
+    -- What is touched from now on is the guest's daily work; but what just came in is still to be finished.
+    if self.pages and not self.recorded then
+      task.sleep(AFTER_HEALTHY_SECONDS)
+      keep_recording(self)
+    end
+  end,
   stats = function(self)
     local stats = self.pages and self.pages:stats() or { faults = 0, replayed = 0, zero = 0, bytes = 0, clients = {} }
     local clients = {}
@@ -193,7 +202,7 @@ end
 
 -- Follows the page server's events until it is to end; returns why.
 local function follow_pages(self)
-  local fd, recorded = self.pages:fileno(), false
+  local fd = self.pages:fileno()
   while true do
     task.readable(fd, nil, "an event of the page server")
     core.uffd.drain(fd)
@@ -201,10 +210,7 @@ local function follow_pages(self)
     for _, client in ipairs(self.pages:reap()) do
       if client.error then self.log:warn("process %d: %s", client.pid, tostring(errors.new(client.error))) end
     end
-    if stats.recording == "settled" and not recorded then
-      recorded = true
-      keep_recording(self)
-    end
+    if stats.recording == "settled" then keep_recording(self) end
   end
 end
 

@@ -6,6 +6,7 @@ local uv = require "luv"
 local core = require "fcvm.core"
 local errors = require "fcvm.errors"
 local json = require "fcvm.json"
+local log = require "fcvm.log"
 local paths = require "fcvm.paths"
 local state = require "fcvm.state"
 local stream = require "fcvm.stream"
@@ -205,6 +206,7 @@ end
 --- From now on this program's signals are its: the first stops it, and its status is then the program's.
 function methods:take_signals()
   task.on_signal(function(_, count)
+    if count == 1 then log.info "once more forces it" end
     if count > 2 then self:signal(3) else self:signal(15) end
     return count < 4
   end)

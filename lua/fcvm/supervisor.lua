@@ -135,19 +135,22 @@ end
 local function watch_health(self)
   if not self.check then
     self:mark "healthy"
-    return self:update { health = "healthy", healthy_at = os.time() }
+    self:update { health = "healthy", healthy_at = os.time() }
+    return self.on_healthy and self.on_healthy()
   end
   local tagged = self.log:tag "health"
   self.health_task = task.spawn(health.watch, self.check, self.record.address, function(status, why)
     -- A guest that is paused cannot answer, and that says nothing about it.
     if self.held then return end
-    if status == "healthy" and not self.stages.healthy then self:mark "healthy" end
+    local first = status == "healthy" and not self.stages.healthy
+    if first then self:mark "healthy" end
     if status ~= self.record.health then
       tagged:info("%s%s", status, why and ": " .. why or "")
       self:update { health = status, health_failure = why, healthy_at = status == "healthy" and os.time() or nil }
     elseif why ~= self.record.health_failure then
       self:update { health_failure = why }
     end
+    if first and self.on_healthy then self.on_healthy() end
   end, function() return self.held end)
 end
 
@@ -230,7 +233,8 @@ local function on_signal(self, number, count)
     self.leaving = true
     return self.root:cancel(forced)
   end
-  self.log:info "stopping (again to force)"
+  self.log:info "stopping"
+  if self.health_task then self.health_task:cancel() end
   self:update { status = "stopping" }
   task.spawn(function()
     local ok, err = pcall(guest.stop, self.vmm.root, STOP_GRACE)
