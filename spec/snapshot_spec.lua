@@ -181,7 +181,9 @@ describe("snapshots", function()
     assert.same({ first.pid }, all.servers)
     assert.is_false(all.recorded)
     local size = 0
-    for _, name in ipairs { "memory.bin", "vmstate.bin", "disk.ext4" } do size = size + uv.fs_stat(into .. "/" .. name).blocks * 512 end
+    for _, name in ipairs { "memory.bin", "vmstate.bin", "disk.ext4" } do
+      size = size + uv.fs_stat(into .. "/" .. name).blocks * 512
+    end
     assert.equal(size, all.size)
     put(into .. "/working-set.bin", ("x"):rep(100000))
     all = snapshot.find("warm"):inspect()
