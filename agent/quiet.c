@@ -16,8 +16,8 @@
  * silence: attached where it was, or with RESUME for the command, which is parked meanwhile. In a clone (RESTORE)
  * nobody comes back, and what was parked is ended.
  *
- * That they leave before the snapshot matters for the clone: its Firecracker counts the ports of its connections from the
- * start again, and where the guest's kernel still knows one of that number, it passes over the new one.
+ * That they leave before the snapshot matters for the clone: its Firecracker counts the ports of its connections from
+ * the start again, and where the guest's kernel still knows one of that number, it passes over the new one.
  */
 #include <errno.h>
 #include <stddef.h>

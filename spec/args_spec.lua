@@ -36,6 +36,22 @@ describe("a recipe's arguments", function()
     assert.same({ "A=1", "B=2" }, got.env)
   end)
 
+  it("are pairs as a table, the last of a name counting", function()
+    local spec = { env = { "pairs", short = "-e" }, label = "pairs" }
+    assert.same({ A = "1", B = "x=y", C = "" }, read({ "-e", "A=1", "--env", "B=x=y", "-e", "C=" }, spec).env)
+    assert.same({ A = "2" }, read({ "-e", "A=1", "-e", "A=2" }, spec).env)
+    -- None are nil, as with any option that is left out; they are never required.
+    assert.is_nil(read({}, spec).env)
+    -- A name alone passes ours on.
+    assert.same({ HOME = os.getenv "HOME" }, read({ "-e", "HOME" }, spec).env)
+    for _, word in ipairs { "NO_SUCH_VARIABLE_HERE", "=1", "" } do
+      local ok, err = pcall(read, { "-e", word }, spec)
+      assert.is_false(ok, word)
+      assert.equal(64, err.status)
+      assert.matches("is not K=V", tostring(err), 1, true)
+    end
+  end)
+
   it("leave what stands after the positional ones to the command", function()
     local spec = { image = { "string", positional = 1 }, cmd = { "rest" }, name = { "string", required = false } }
     local got = read({ "--name", "n", "img", "sh", "-c", "exit 3", "--name", "x" }, spec)

@@ -347,7 +347,7 @@ describe("#kvm snapshot", function()
     end)
 
     test("a state that Firecracker does not take", function()
-      clone_refused(71, "load", function(d, meta)
+      clone_refused(65, "load", function(d, meta)
         local path = d .. "/vmstate.bin"
         uv.fs_chmod(path, 420)
         local file = assert(io.open(path, "r+"))

@@ -29,6 +29,9 @@ describe("errors", function()
     assert.equal(66, errors.exit_status(errors.new { name = "ENOENT" }))
     assert.equal(80, errors.exit_status(errors.new { name = "ENOENT", status = errors.status.kvm }))
     assert.equal(71, errors.exit_status(errors.new { name = "EIO" }))
+    -- What the page server says of a map or recording that is damaged, or of another memory file.
+    assert.equal(65, errors.exit_status(errors.new { name = "EBADMSG" }))
+    assert.equal(65, errors.exit_status(errors.new { name = "ESTALE" }))
     assert.equal(70, errors.exit_status "a string")
   end)
 

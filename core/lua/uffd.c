@@ -2,26 +2,33 @@
 /*
  * core/lua/uffd.c: fcvm.core.uffd, the bindings of core/uffd. Times are seconds, sizes bytes.
  *
- *   uffd.listen(path, mode)       descriptor | nil, err       a listening Unix socket (mode: 384, octal 600); the
+ *   uffd.listen(path, mode)           descriptor | nil, err   a listening Unix socket (mode: 384, octal 600); the
  *                                                             caller closes it and removes the file
- *   uffd.serve{ listener=, memory=, page_map=, working_set=, record=false, preload=false, workers=, around=16,
- * ratio=2.2, spin=50e-6, handshake_timeout=5, clients_max=4096, kill_timeout=10, quiet=1 }   server | nil, err the two
- * descriptors stay the caller's; spin=0: never server:fileno()             descriptor: readable means that something
- * changed; uffd.drain it, then ask server:stats()              {faults=, replayed=, around=, zero=, bytes=, removed=,
- * living=, refused=, recording="none"|"running"|"settled", clients={client...}} client: {id=, pid=, uid=,
- * state="handshake"|"prefill"|"serving"|"ended"|"failed", faults=, replayed=, around=, zero=, bytes=, removed=, p50=,
- * p99=, prefill_seconds=, recording=, recorded=, error=} server:reap()               {client...}                 those
- * that ended or failed, taken off the list server:recording{ out=path, pid=nil }   job | nil, err  its result: pages
- *     server:replay(path)         true | nil, err             for VMs that come from now on
- *     server:close()              kills the VMs that live, waits, then closes their userfaultfds
- *   uffd.index(memory_path, out_path)         job | nil, err  its result: zero pages, pages
- *   uffd.warm(memory_path, working_set_path)  job | nil, err  its result: bytes read, bytes named
- *     job:fileno()                descriptor: readable when it has ended
- *     job:result()                nil (it works) | count, total | nil, err
- *     job:close()                 cancels it where it still works
- *   uffd.drain(descriptor)        reads an eventfd empty
- *   uffd.probe()                  {userfaultfd=bool, io_uring=bool, huge_pages=bool, features=, userfaultfd_error=,
- *                                  io_uring_error=}
+ *   uffd.serve{...}                   server | nil, err       the two descriptors stay the caller's
+ *     listener=, memory=              descriptors, needed
+ *     page_map=, working_set=         paths
+ *     record=false, preload=false
+ *     workers=, around=16, ratio=2.2, clients_max=4096
+ *     spin=50e-6                      0: never
+ *     handshake_timeout=5, kill_timeout=10, quiet=1
+ *     server:fileno()                 descriptor              readable: something changed; uffd.drain it, then ask
+ *     server:stats()                  {faults=, replayed=, around=, zero=, bytes=, removed=, living=, refused=,
+ *                                      recording="none"|"running"|"settled", clients={client...}}
+ *       client                        {id=, pid=, uid=, state=, faults=, replayed=, around=, zero=, bytes=, removed=,
+ *                                      p50=, p99=, prefill_seconds=, recording=, recorded=, error=}
+ *       state                         "handshake"|"prefill"|"serving"|"ended"|"failed"
+ *     server:reap()                   {client...}             those that ended or failed, taken off the list
+ *     server:recording{ out=path, pid=nil }   job | nil, err  its result: pages
+ *     server:replay(path)             true | nil, err         for VMs that come from now on
+ *     server:close()                  kills the VMs that live, waits, then closes their userfaultfds
+ *   uffd.index(memory, out)           job | nil, err          paths; its result: zero pages, pages
+ *   uffd.warm(memory, working_set)    job | nil, err          paths; its result: bytes read, bytes named
+ *     job:fileno()                    descriptor              readable when it has ended
+ *     job:result()                    nil (it works) | count, total | nil, err
+ *     job:close()                     cancels it where it still works
+ *   uffd.drain(descriptor)            reads an eventfd empty
+ *   uffd.probe()                      {userfaultfd=bool, io_uring=bool, huge_pages=bool, features=,
+ *                                      userfaultfd_error=, io_uring_error=}
  */
 #include <limits.h>
 #include <math.h>

@@ -27,6 +27,7 @@ local by_errno = {
   ENOSPC = M.status.cannot_create, EDQUOT = M.status.cannot_create, EROFS = M.status.cannot_create,
   EAGAIN = M.status.temporary, EBUSY = M.status.temporary, ETIMEDOUT = M.status.temporary,
   EEXIST = M.status.temporary, ECONNREFUSED = M.status.unavailable, EINVAL = M.status.usage, EPROTO = M.status.data,
+  EBADMSG = M.status.data, ESTALE = M.status.data, -- a page map or working set: damaged, of another memory file
 }
 
 -- Linux's numbers of the names that this layer raises itself (the same on every architecture that fcvm knows).

@@ -327,9 +327,13 @@ end
 --- Loads vmstate.bin and goes on from there; memory as in prepare_clone.
 function M:load(memory)
   self.booted, self.guest_spoke = true, true
-  self:api("PUT", "/snapshot/load", { snapshot_path = "vmstate.bin", resume_vm = true,
+  local ok, err = pcall(self.api, self, "PUT", "/snapshot/load", { snapshot_path = "vmstate.bin", resume_vm = true,
     mem_backend = { backend_type = memory == "uffd" and "Uffd" or "File",
       backend_path = memory == "uffd" and "uffd.sock" or "memory.bin" } }, LOAD_SECONDS)
+  if ok then return end
+  -- What it refuses is what the snapshot says, no option of the user's.
+  if err.name == "EINVAL" then err.status = err.status or errors.status.data end
+  error(err, 0)
 end
 
 --- Gives the guest another plan, which it finds at the metadata address.
