@@ -21,6 +21,7 @@ if args.prepare then
 end
 local snapshot = warm:snapshot { tag = "ci-warm" }
 warm:stop()
+fcvm.defer(function() snapshot:remove() end)
 local server = snapshot:serve()
 
 local shards = fcvm.parallel(args.shards, function(i)

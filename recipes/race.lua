@@ -15,6 +15,7 @@ if #args.ways == 0 then fcvm.errors.raise { op = "race", name = "EINVAL", messag
 local base = fcvm.run { image = args.image, name = "race", mem = args.mem, cpu = 1, cmd = { "/bin/sh", "-c", "sleep 2000000" } }
 local snapshot = base:snapshot { tag = "race" }
 base:stop()
+fcvm.defer(function() snapshot:remove() end)
 local server = snapshot:serve()
 
 local answer = fcvm.timeout(args.timeout, function()

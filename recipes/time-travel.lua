@@ -20,6 +20,7 @@ end
 
 for number, step in ipairs(args.plan) do
   local moment = vm:snapshot { tag = "moment-" .. number }
+  fcvm.defer(function() moment:remove() end)
   local done
   for i, way in ipairs(ways_of(step)) do
     if i > 1 then

@@ -30,7 +30,7 @@ function M.firecracker_of(supervisor)
   end
 end
 
---- Of a record: {memory=, cpu= seconds, supervisor= memory}.
+--- Of a record: {memory=, cpu= seconds, firecracker= its PID, supervisor= memory}.
 function M.of(record)
   local pid = M.firecracker_of(record.pid)
   if not pid then
@@ -38,7 +38,8 @@ function M.of(record)
   end
   local stat = errors.check(core.disk.read(("/proc/%d/stat"):format(pid), 4096))
   local user, system = stat:match "%) %S+ %S+ %S+ %S+ %S+ %S+ %S+ %S+ %S+ %S+ %S+ (%d+) (%d+)"
-  return { memory = M.memory(pid), cpu = (tonumber(user) + tonumber(system)) / 100, supervisor = M.memory(record.pid) }
+  return { memory = M.memory(pid), firecracker = pid,
+    cpu = (tonumber(user) + tonumber(system)) / 100, supervisor = M.memory(record.pid) }
 end
 
 return M
