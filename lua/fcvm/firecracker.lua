@@ -204,7 +204,8 @@ end
 --- Removes the VM's cgroup, whose processes have ended. Waits a moment for the kernel to see that.
 function M.remove_cgroup(id)
   local path = CGROUPS .. "/" .. id
-  for _ = 1, 100 do
+  -- One that is writing a snapshot ends only when the disk has taken what is under way.
+  for _ = 1, 1000 do
     local ok, _, name = uv.fs_rmdir(path)
     if ok or name ~= "EBUSY" then return end
     local kill = io.open(path .. "/cgroup.kill", "w")

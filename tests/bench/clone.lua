@@ -26,7 +26,8 @@ fcvm.defer(function() snapshot:remove() end)
 -- What a user does: the command in a process of its own, and a request when it has returned.
 local function by_command(server)
   local began = fcvm.now()
-  local name = (fcvm.process.run { "fcvm", "snapshot", "run", "--pid", tostring(server.pid), "--detach", timeout = 120 }).stdout
+  local name = (fcvm.process.run { "fcvm", "snapshot", "run", "--pid", tostring(server.pid), "--detach", timeout = 120,
+    contain = false }).stdout
   local vm <close> = fcvm.vm(name:match "%S+")
   local reply = vm:request { port = 80, timeout = 30 }
   local seconds = fcvm.now() - began
