@@ -93,7 +93,7 @@ function M.start(self)
   self:mark "load"
   self.plan = plan_of(self, meta)
   self.vmm:set_plan(self.plan)
-  local confirmed = guest.restore(self.vmm.root, { hostname = self.plan.hostname, name = self.record.name,
+  local confirmed = self:with_guest(guest.restore, self.vmm.root, { hostname = self.plan.hostname, name = self.record.name,
     env = self.options.env, files = self.options.files })
   self:mark "restore"
   self:update { generation = confirmed.generation, machine_id = confirmed.machine_id, hostname = confirmed.hostname,

@@ -27,6 +27,7 @@ local M = {}
 local STOP_SECONDS = 25 -- for clones to stop by themselves
 local KILL_SECONDS = 10
 local AFTER_HEALTHY_SECONDS = 1
+local QUIET_SECONDS = 30
 
 local Serve = { __name = "fcvm.serve" }
 Serve.__index = Serve
@@ -92,7 +93,9 @@ local function start_pages(self)
   local memory = errors.check_uv("open", self.directory .. "/memory.bin", uv.fs_open(self.directory .. "/memory.bin", "r", 0))
   local recorded = path_of(self, "working-set.bin")
   local pages, err = core.uffd.serve { listener = listener, memory = memory, page_map = path_of(self, "page-map.bin"),
-    working_set = self.record.memory == "uffd" and recorded or nil, record = not recorded and self.options.record ~= false }
+    working_set = self.record.memory == "uffd" and recorded or nil, record = not recorded and self.options.record ~= false,
+    -- A clone that is healthy says so; this is for one that never does.
+    quiet = QUIET_SECONDS }
   uv.fs_close(memory)
   core.proc.close(listener)
   if not pages then error(errors.new(err), 0) end

@@ -190,11 +190,12 @@ local function follow(self)
   end
 end
 
--- A session that ends by itself is seldom the cause: where Firecracker ended too, its end tells more.
-local function follow_to_end(self)
-  local ok, result = pcall(follow, self)
+--- Runs `fn(...)`, which talks to the guest. A session that ends by itself is seldom the cause: where Firecracker ended too, its
+-- end tells more.
+function Supervisor:with_guest(fn, ...)
+  local ok, result = pcall(fn, ...)
   if ok then return result end
-  if type(result) == "table" and result.name == "EPIPE" then
+  if type(result) == "table" and (result.name == "EPIPE" or result.name == "ECONNREFUSED") then
     -- The watcher cancels us with Firecracker's own end, which is what is raised then.
     local waited, why = pcall(task.timeout, 5, "Firecracker's end", self.watcher.wait, self.watcher)
     if not waited and not why.timeout then result = why end
@@ -293,7 +294,7 @@ local function supervise(self)
   self.logfile = logfile.create(firecracker.directory(self.record.vm_id))
   serve_requests(self)
   if self.options.clone then self:running() end
-  local status = exit_status(self, follow_to_end(self))
+  local status = exit_status(self, self:with_guest(follow, self))
   self.session:close()
   shut_down(self)
   return status
