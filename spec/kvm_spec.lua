@@ -98,8 +98,12 @@ describe("#kvm", function()
     uv.kill(record.pid, 9)
     run:wait()
     cli.eventually("Firecracker to end", function() return not uv.fs_stat("/proc/" .. firecracker) end, 10)
+    -- As a loss of power may leave it: a directory without a record.
+    local orphan = require("fcvm.firecracker").directory "vm-0123456789ab"
+    require("fcvm.paths").ensure(orphan .. "/firecracker")
     assert.equal(0, cli.run({ "sweep" }).status)
     assert.same({}, left_of(record.vm_id))
+    assert.is_nil(uv.fs_stat(orphan))
   end)
 
   test("a killed Firecracker is reported, and nothing is left", function()

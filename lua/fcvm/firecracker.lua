@@ -325,10 +325,10 @@ function M:write_snapshot()
     mem_file_path = "snapshot/memory.bin" }, SNAPSHOT_SECONDS)
 end
 
---- Loads vmstate.bin and goes on from there; memory as in prepare_clone.
-function M:load(memory)
+--- Loads vmstate.bin and goes on from there, or with `paused` waits for resume; memory as in prepare_clone.
+function M:load(memory, paused)
   self.booted, self.guest_spoke = true, true
-  local ok, err = pcall(self.api, self, "PUT", "/snapshot/load", { snapshot_path = "vmstate.bin", resume_vm = true,
+  local ok, err = pcall(self.api, self, "PUT", "/snapshot/load", { snapshot_path = "vmstate.bin", resume_vm = not paused,
     mem_backend = { backend_type = memory == "uffd" and "Uffd" or "File",
       backend_path = memory == "uffd" and "uffd.sock" or "memory.bin" } }, LOAD_SECONDS)
   if ok then return end

@@ -34,9 +34,28 @@ function M.release(record)
   if not ok then error(err, 0) end
 end
 
+-- Directories that no record knows, as a loss of power may leave them: a record is there before its directory and goes after
+-- it, so that a directory whose record is not there is nobody's.
+local function orphans()
+  local ids = {}
+  for _, home in ipairs { paths.disks(), paths.serves() } do
+    local scan = uv.fs_scandir(home)
+    while scan do
+      local id = uv.fs_scandir_next(scan)
+      if not id then break end
+      if state.is_id(id) and not uv.fs_stat(state.path(id)) then ids[#ids + 1] = id end
+    end
+  end
+  return ids
+end
+
 --- Frees what dead supervisors left and says so. Returns the ids.
 function M.sweep()
   local swept, failed = state.sweep(M.release)
+  for _, id in ipairs(orphans()) do
+    local ok, err = pcall(M.release, { [id:match "^%l+" .. "_id"] = id })
+    if ok then swept[#swept + 1] = id else failed[#failed + 1] = { id = id, error = err } end
+  end
   snapshot.sweep()
   for _, id in ipairs(swept) do log.tag("sweep"):info("removed what %s left", id) end
   for _, failure in ipairs(failed) do log.tag("sweep"):warn("%s: %s", failure.id, tostring(failure.error)) end

@@ -27,6 +27,7 @@ local M = {}
 local STOP_SECONDS = 25 -- for clones to stop by themselves
 local KILL_SECONDS = 10
 local AFTER_HEALTHY_SECONDS = 1
+local PREFILL_SECONDS = 5
 local QUIET_SECONDS = 30
 
 local Serve = { __name = "fcvm.serve" }
@@ -99,7 +100,7 @@ local function start_pages(self)
   uv.fs_close(memory)
   core.proc.close(listener)
   if not pages then error(errors.new(err), 0) end
-  self.pages = pages
+  self.pages, self.replays = pages, self.record.memory == "uffd" and recorded ~= nil
   task.defer(function() pages:close() end)
 end
 
@@ -130,12 +131,18 @@ local function keep_recording(self)
     local mine, theirs = uv.fs_stat(self.directory .. "/memory.bin"), uv.fs_stat(self.origin .. "/memory.bin")
     if theirs and theirs.ino == mine.ino and theirs.dev == mine.dev then uv.fs_link(out, self.origin .. "/working-set.bin") end
   end)
-  if self.record.memory == "uffd" then errors.check(self.pages:replay(out)) else self.warming = task.spawn(warm, self) end
+  if self.record.memory == "uffd" then
+    errors.check(self.pages:replay(out))
+    self.replays = true
+  else
+    self.warming = task.background(warm, self)
+  end
 end
 
 -- How the next clone's memory comes. `auto`: while nothing is recorded yet, page by page, and recorded; then by the File
 -- backend over a page cache that was warmed: the fastest of the three here, and it shares memory (docs/page-server.md).
 local function way_of(self)
+  if self.recorder then self.recorder:wait() end
   if self.record.memory ~= "auto" then return self.record.memory end
   if not path_of(self, "working-set.bin") then return self.pages and self.options.record ~= false and "uffd" or "file" end
   if self.warming then self.warming:wait() end
@@ -160,14 +167,26 @@ local handlers = {
     peer:on_close(function()
       if not self.root.done then task.spawn(function() count(self, -1) end) end
     end)
-    return { memory = memory, meta = self.meta }
+    return { memory = memory, meta = self.meta, replay = memory == "uffd" and self.replays }
+  end,
+  -- Waits until the working set is in the memory of the clone whose Firecracker is of this user. A clone that is late is
+  -- no error: it runs, and its pages come as it touches them.
+  prefilled = function(self, arguments)
+    local deadline = task.now() + PREFILL_SECONDS
+    while task.now() < deadline do
+      for _, client in ipairs(self.pages:stats().clients) do
+        if client.uid == arguments.uid and client.state ~= "handshake" and client.state ~= "prefill" then return end
+      end
+      task.sleep(0.001)
+    end
   end,
   healthy = function(self)
-    -- What is touched from now on is the guest's daily work; but what just came in is still to be finished.
-    if self.pages and not self.recorded then
+    if not self.pages or self.recorded or self.recorder then return end
+    self.recorder = task.background(function()
+      -- What it just began is still to be finished; what it touches later is its daily work.
       task.sleep(AFTER_HEALTHY_SECONDS)
       keep_recording(self)
-    end
+    end)
   end,
   stats = function(self)
     local stats = self.pages and self.pages:stats() or { faults = 0, replayed = 0, zero = 0, bytes = 0, clients = {} }
@@ -232,7 +251,7 @@ local function serve(self)
     self.wake:push(("signal %d"):format(number))
   end)
   start_pages(self)
-  if self.record.memory ~= "uffd" and path_of(self, "working-set.bin") then self.warming = task.spawn(warm, self) end
+  if self.record.memory ~= "uffd" and path_of(self, "working-set.bin") then self.warming = task.background(warm, self) end
   local bound = {}
   for op, handler in pairs(handlers) do
     bound[op] = function(arguments, peer) return handler(self, arguments, peer) end

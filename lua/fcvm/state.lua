@@ -24,6 +24,9 @@ function M.is_id(text)
   return (kind == "vm" or kind == "serve") and #digits == 12
 end
 
+--- Where the record of `id` is.
+M.path = file_of
+
 --- The id of a record: a VM's vm_id, a server's serve_id.
 function M.id(record) return record.vm_id or record.serve_id end
 

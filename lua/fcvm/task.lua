@@ -171,6 +171,15 @@ function M.spawn(fn, ...)
   return t
 end
 
+--- Starts `fn(...)` as a task that belongs to no scope: it goes on whoever began it. Returns the task.
+function M.background(fn, ...)
+  local outer = current
+  current = nil
+  local t = M.spawn(fn, ...)
+  current = outer
+  return t
+end
+
 -- Waits until the task is done; never raises its error.
 function Task:wait()
   while not self.done do
