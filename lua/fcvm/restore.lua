@@ -13,6 +13,7 @@ local task = require "fcvm.task"
 
 local M = {}
 
+local CLOCK_NS = 50000000 -- by which a clone's clock may differ from ours
 local JOIN_SECONDS = 120 -- a server may first read a working set from a slow disk
 
 local function gone(self, serve)
@@ -101,6 +102,9 @@ function M.start(self)
   local confirmed = self:with_guest(guest.restore, self.vmm.root, { hostname = self.plan.hostname, name = self.record.name,
     env = self.options.env, files = self.options.files })
   self:mark "restore"
+  if math.abs(confirmed.clock.offset) > CLOCK_NS then
+    self.log:warn("its clock is off by %d ms: the guest is too slow to have it set", confirmed.clock.offset // 1000000)
+  end
   self:update { generation = confirmed.generation, machine_id = confirmed.machine_id, hostname = confirmed.hostname,
     clock_offset = confirmed.clock.offset / 1e9 }
   self.on_healthy = function() task.spawn(pcall, connection.ask, connection, "healthy") end
