@@ -3,9 +3,10 @@
  * keepvm: holds one virtual machine that never runs, so that the KVM host's kernel has one from its start to its end.
  *
  * With its first machine and after its last, KVM switches a branch in the kernel's scheduler (preempt_notifier_key) by
- * rewriting code that both processors execute. QEMU's TCG now and then goes on executing the breakpoint that stood there
- * meanwhile: the handler finds it gone and returns to it, for ever, on both processors, with interrupts off. Seen by
- * `info registers -a` of QEMU's monitor. The machine has a processor too, for the like in KVM itself (apic_sw_disabled).
+ * rewriting code that both processors execute. QEMU's TCG now and then goes on executing the breakpoint that stood
+ * there meanwhile: the handler finds it gone and returns to it, for ever, on both processors, with interrupts off. Seen
+ * by `info registers -a` of QEMU's monitor. The machine has a processor too, for the like in KVM itself
+ * (apic_sw_disabled).
  */
 #include <fcntl.h>
 #include <linux/kvm.h>
