@@ -11,6 +11,7 @@ local errors = require "fcvm.errors"
 local json = require "fcvm.json"
 local stream = require "fcvm.stream"
 local task = require "fcvm.task"
+local unix = require "fcvm.unix"
 
 local M = {}
 local types = core.guest.types
@@ -48,18 +49,9 @@ local function now_ns()
   return seconds * 1000000000 + micros * 1000
 end
 
--- Unix socket paths have room for 107 bytes, so long ones go by way of a descriptor of their directory.
-local function with_short_path(root, name, fn)
-  local path = root .. "/" .. name
-  if #path <= 107 then return fn(path) end
-  local dir = errors.check_uv("open", root, uv.fs_open(root, "r", 0))
-  task.defer(function() uv.fs_close(dir) end)
-  return fn(("/proc/self/fd/%d/%s"):format(dir, name))
-end
-
 local function connect_pipe(root)
   local pipe = uv.new_pipe(false)
-  local failure = task.scope(with_short_path, root, "vsock.sock", function(path)
+  local failure = unix.with_path(root, "vsock.sock", function(path)
     local stat = uv.fs_lstat(path)
     -- A Firecracker that was taken over might leave a link to another socket of the host there.
     if not stat or stat.type ~= "socket" then return "ENOENT: there is no such socket" end
@@ -287,7 +279,7 @@ Ready.__index = Ready
 -- `.path` is the socket, which the VM's user must be let connect to.
 function M.listen_ready(root)
   local self = setmetatable({ path = root .. "/vsock.sock_5201", server = uv.new_pipe(false) }, Ready)
-  task.scope(with_short_path, root, "vsock.sock_5201", function(path)
+  unix.with_path(root, "vsock.sock_5201", function(path)
     errors.check_uv("listen", self.path, self.server:bind(path))
   end)
   self.arrived = stream.queue()

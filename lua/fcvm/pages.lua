@@ -9,8 +9,8 @@ local task = require "fcvm.task"
 
 local M = {}
 
--- Waits for a job of core.uffd in the current task; returns its result or raises.
-local function finish(job, err, what)
+--- Waits for a job of core.uffd in the current task; returns its result or raises.
+function M.finish(job, err, what)
   if not job then error(errors.new(err), 0) end
   local ok, result = pcall(function()
     task.readable(job:fileno(), nil, what)
@@ -46,7 +46,7 @@ local function follow(server, options)
     end
     if options.record and stats.recording == "settled" and not recorded then
       recorded = true
-      log.info("recorded %d pages", finish(server:recording { out = options.record }, nil, "the recording"))
+      log.info("recorded %d pages", M.finish(server:recording { out = options.record }, nil, "the recording"))
     end
     for _, client in ipairs(server:reap()) do
       say_client(client)
@@ -79,7 +79,7 @@ end
 --- Finds the zero pages of a memory file and writes its page map to `out`. Returns how many are zero.
 function M.index(memory, out)
   local job, err = core.uffd.index(memory, out)
-  return finish(job, err, "the memory to be read")
+  return M.finish(job, err, "the memory to be read")
 end
 
 return M

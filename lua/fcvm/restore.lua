@@ -37,7 +37,7 @@ end
 -- What the clone's record says; the server must still be serving when the record is there, or it would not be ended with it.
 local function claim(self, serve, meta)
   self:claim({ process_type = "clone", image = meta.image, image_digest = meta.image_digest, memory_mib = meta.memory_mib,
-    cpus = meta.cpus, snapshot = meta.tag, serve_pid = serve.pid, serve_id = nil, server = serve.serve_id }, function(living)
+    cpus = meta.cpus, snapshot = meta.tag, serve_pid = serve.pid, server = serve.serve_id }, function(living)
     for _, record in ipairs(living) do
       if record.serve_id == serve.serve_id and record.status ~= "stopping" then return end
     end

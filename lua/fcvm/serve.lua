@@ -14,6 +14,7 @@ local core = require "fcvm.core"
 local errors = require "fcvm.errors"
 local log = require "fcvm.log"
 local owner = require "fcvm.owner"
+local page_jobs = require "fcvm.pages"
 local paths = require "fcvm.paths"
 local resources = require "fcvm.resources"
 local snapshot = require "fcvm.snapshot"
@@ -23,6 +24,8 @@ local stream = require "fcvm.stream"
 local task = require "fcvm.task"
 
 local M = {}
+
+local VM = supervised.class "fcvm.vm"
 
 local STOP_SECONDS = 25 -- for clones to stop by themselves
 local KILL_SECONDS = 10
@@ -107,7 +110,7 @@ end
 -- Reads the working set into the page cache, once, for clones that map the file.
 local function warm(self)
   local job, err = core.uffd.warm(self.directory .. "/memory.bin", self.directory .. "/working-set.bin")
-  local ok, failure = pcall(snapshot.finish, job, err, "the working set to be read")
+  local ok, failure = pcall(page_jobs.finish, job, err, "the working set to be read")
   if not ok then
     if failure.cancelled then error(failure, 0) end
     self.log:warn("%s", tostring(failure))
@@ -120,7 +123,7 @@ local function keep_recording(self)
   self.recorded = true
   local out = self.directory .. "/working-set.bin"
   local job, err = self.pages:recording { out = out }
-  local ok, pages = pcall(snapshot.finish, job, err, "the recording to be written")
+  local ok, pages = pcall(page_jobs.finish, job, err, "the recording to be written")
   if not ok then
     if type(pages) == "table" and pages.cancelled then error(pages, 0) end
     self.log:warn("%s", tostring(pages))
@@ -207,7 +210,7 @@ local function clones(self)
 end
 
 local function signal_all(self, number)
-  for _, record in ipairs(clones(self)) do supervised.view(supervised.class "fcvm.vm", record):signal(number) end
+  for _, record in ipairs(clones(self)) do supervised.view(VM, record):signal(number) end
 end
 
 local function end_clones(self)

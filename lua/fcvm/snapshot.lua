@@ -8,6 +8,7 @@ local uv = require "luv"
 local core = require "fcvm.core"
 local errors = require "fcvm.errors"
 local json = require "fcvm.json"
+local pages = require "fcvm.pages"
 local paths = require "fcvm.paths"
 local state = require "fcvm.state"
 local task = require "fcvm.task"
@@ -52,22 +53,10 @@ end
 --- Removes what the VM `id` did not finish.
 function M.abandon(id) require("fcvm.resources").remove_tree(paths.snapshots() .. "/.new-" .. id) end
 
---- Waits for a job of core.uffd in the current task; returns its result or raises.
-function M.finish(job, err, what)
-  if not job then error(errors.new(err), 0) end
-  local ok, result = pcall(function()
-    task.readable(job:fileno(), nil, what)
-    return errors.check(job:result())
-  end)
-  job:close()
-  if not ok then error(result, 0) end
-  return result
-end
-
 --- Finds the zero pages of the memory in `directory` and writes page-map.bin.
 function M.index(directory)
   local job, err = core.uffd.index(directory .. "/memory.bin", directory .. "/page-map.bin")
-  return M.finish(job, err, "the memory to be read")
+  return pages.finish(job, err, "the memory to be read")
 end
 
 --- Gives the finished snapshot in `directory` its tag; one that had it is replaced and removed.

@@ -46,8 +46,8 @@ function Supervisor:mark(stage)
   self.record.stages = self.stages
 end
 
---- Claims the name and the slot, and makes the network. Whatever the claim leads to is removed by `release`, last of all.
--- `fields` of the record come from how the VM comes to be. Returns the network as network.create does.
+--- Claims the name and the slot. Whatever the claim leads to is removed by `release`, last of all. `fields` of the record come
+-- from how the VM comes to be; `check` as of state.claim.
 function Supervisor:claim(fields, check)
   local options = self.options
   fields.name, fields.labels, fields.health_check = options.name, options.labels, self.check and self.check.text
