@@ -12,7 +12,7 @@ describe("control", function()
     task.main(function()
       local dir = uv.fs_mkdtemp "/tmp/fcvm-control.XXXXXX"
       task.scope(function()
-        control.serve(dir, handlers)
+        control.serve(dir, handlers, "the object")
         body(dir)
       end)
       assert.is_truthy(uv.fs_rmdir(dir))
@@ -21,7 +21,8 @@ describe("control", function()
 
   it("answers, tells how far it is, and passes errors on", function()
     serving({
-      add = function(arguments, peer)
+      add = function(object, arguments, peer)
+        assert.equal("the object", object)
         peer:progress "half"
         task.sleep(0.001)
         return { sum = arguments.a + arguments.b }
@@ -64,7 +65,7 @@ describe("control", function()
 
   it("cancels what was asked for when the one who asked goes, and says so", function()
     local cancelled, closed
-    serving({ wait = function(_, peer)
+    serving({ wait = function(_, _, peer)
       peer:on_close(function() closed = true end)
       task.defer(function() cancelled = true end)
       task.sleep(100)

@@ -44,7 +44,7 @@ local function answer(self, line)
   if not handler then
     reply = { error = plain(err or errors.new { op = "ask", name = "EINVAL", message = "there is no such request" }) }
   else
-    local ok, result = pcall(handler, type(request.arguments) == "table" and request.arguments or {}, self)
+    local ok, result = pcall(handler, self.object, type(request.arguments) == "table" and request.arguments or {}, self)
     reply = ok and { result = result == nil and json.object {} or result } or { error = plain(result) }
   end
   send(self.pipe, reply)
@@ -71,12 +71,12 @@ local function serve_peer(self)
   for line in function() return (waiting:pop()) end do answer(self, line) end
 end
 
---- Serves the requests of `handlers` {op = function(arguments, peer)} at `dir` in the current scope, each connection in a
--- task of its own. A handler returns its result or raises.
-function M.serve(dir, handlers)
+--- Serves the requests of `handlers` {op = function(object, arguments, peer)} at `dir` in the current scope, each connection in
+-- a task of its own. `object` is what is asked; a handler returns its result or raises.
+function M.serve(dir, handlers, object)
   local peers = {}
   local server = unix.listen(dir, M.socket, function(pipe)
-    local self = setmetatable({ pipe = pipe, handlers = handlers, closers = {} }, Peer)
+    local self = setmetatable({ pipe = pipe, handlers = handlers, object = object, closers = {} }, Peer)
     peers[self] = true
     self.task = task.spawn(function()
       local ok = pcall(serve_peer, self)

@@ -255,11 +255,7 @@ local function serve(self)
   end)
   start_pages(self)
   if self.record.memory ~= "uffd" and path_of(self, "working-set.bin") then self.warming = task.background(warm, self) end
-  local bound = {}
-  for op, handler in pairs(handlers) do
-    bound[op] = function(arguments, peer) return handler(self, arguments, peer) end
-  end
-  control.serve(self.directory, bound)
+  control.serve(self.directory, handlers, self)
   if self.pages then task.spawn(follow_pages, self) end
   self.owner:update(self.record, { status = "running", health = "healthy", socket = self.socket, started_at = os.time() })
   local why = self.wake:pop()

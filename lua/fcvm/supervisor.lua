@@ -23,6 +23,7 @@ local paths = require "fcvm.paths"
 local resources = require "fcvm.resources"
 local restore = require "fcvm.restore"
 local state = require "fcvm.state"
+local stats = require "fcvm.stats"
 local stream = require "fcvm.stream"
 local task = require "fcvm.task"
 
@@ -106,6 +107,17 @@ local function plan_of(self, found)
     time_ns = os.time() * 1000000000, stop_grace = STOP_GRACE }
 end
 
+-- Why a guest may not have said that it serves: what its console said last, and whether it computes or sleeps.
+local function without_agent(self, late)
+  if type(late) ~= "table" or not late.timeout then return late end
+  local words = self.vmm:last_words()
+  local measured, use = pcall(stats.of, self.record)
+  return errors.new { op = "boot", subject = self.record.name, name = "ETIMEDOUT", status = errors.status.guest,
+    message = ("%s; the guest %s%s"):format(late.message, words and "last said: " .. words or "said nothing",
+      measured and (", and has used %.0f s of CPU"):format(use.cpu) or ""),
+    hint = "FCVM_LOG=debug shows its console" }
+end
+
 -- Boots an image in a new VM; returns a session that is attached to the container, which is still to start.
 local function boot(self)
   local memory, cpus = machine.shape(self.options.mem, self.options.cpu)
@@ -122,7 +134,9 @@ local function boot(self)
   self.vmm:boot { memory = memory, cpus = cpus, plan = self.plan, hostname = self.plan.hostname }
   self:mark "boot"
   self:watch_firecracker()
-  self.record.guest_ready = ready:wait(BOOT_SECONDS)
+  local ok, answer = pcall(ready.wait, ready, BOOT_SECONDS)
+  if not ok then error(without_agent(self, answer), 0) end
+  self.record.guest_ready = answer
   self:mark "agent"
   self.started_timer = task.spawn(function()
     task.sleep(CONTAINER_SECONDS)
@@ -268,14 +282,6 @@ local handlers = {
   end,
 }
 
-local function serve_requests(self)
-  local bound = {}
-  for op, handler in pairs(handlers) do
-    bound[op] = function(arguments, peer) return handler(self, arguments, peer) end
-  end
-  control.serve(firecracker.directory(self.record.vm_id), bound)
-end
-
 local function supervise(self)
   self.options = self.owner:read()
   self.root = task.current()
@@ -292,7 +298,7 @@ local function supervise(self)
   self.owner:on_signal(function(number, count) on_signal(self, number, count) end)
   self.session = self.options.clone and restore.start(self) or boot(self)
   self.logfile = logfile.create(firecracker.directory(self.record.vm_id))
-  serve_requests(self)
+  control.serve(firecracker.directory(self.record.vm_id), handlers, self)
   if self.options.clone then self:running() end
   local status = exit_status(self, self:with_guest(follow, self))
   self.session:close()

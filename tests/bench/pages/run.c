@@ -88,6 +88,13 @@ static void evict(const struct scale *scale, const struct memory *memory, const 
 	cache_evict(scale->page_map);
 }
 
+/* What a cold run before this one has evicted comes back, the recording too. */
+static void warm(const struct scale *scale, const struct memory *memory, const char *recording) {
+	cache_warm(memory->path);
+	cache_warm(recording);
+	cache_warm(scale->page_map);
+}
+
 static struct client_plan *plan_clients(const struct scale *scale, const struct variant *variant, uint32_t count,
                                         const struct server *server, uint64_t round) {
 	bool zeros = variant->zeros;
@@ -141,7 +148,7 @@ struct figures bench_run(const struct scale *scale, const struct variant *varian
 	if (variant->cold)
 		evict(scale, memory, recording);
 	else
-		cache_warm(memory->path);
+		warm(scale, memory, recording);
 	if (served)
 		server_start(&server, &plan);
 	fleet_run(&fleet, server.out, server_event, &server, 120);
