@@ -75,6 +75,8 @@ describe("the command line", function()
       assert.equal(result.stdout, fcvm("help", command).stdout)
     end
     assert.matches("Usage: fcvm", fcvm("--help").stdout, 1, true)
+    assert.matches("^fcvm %d+%.%d+%.%d+\n$", fcvm("--version").stdout)
+    assert.equal(fcvm("version").stdout, fcvm("--version").stdout)
     assert.equal(fcvm("run", "-h").stdout, fcvm("help", "run").stdout)
     assert.equal(fcvm("recipe", "--help").stdout, fcvm("recipe", "ls", "--help").stdout)
   end)

@@ -77,13 +77,13 @@ local function usage_error(message, hint)
   errors.raise { op = "fcvm", name = "EINVAL", message = message, hint = hint or "fcvm --help", status = errors.status.usage }
 end
 
--- Options that stand before the command. Returns the index of the command.
+-- Options that stand before the command. Returns the index of the command, and a command that an option stands for.
 local function global_options(argv)
   local i = 1
   while argv[i] and argv[i]:sub(1, 1) == "-" do
     local name, value = argv[i]:match "^(%-%-[%w-]+)=?(.*)$"
-    if name == "--help" or argv[i] == "-h" then return nil, "help" end
-    if name == "--version" then return nil, "version" end
+    if name == "--help" or argv[i] == "-h" then return i, "help" end
+    if name == "--version" then return i, "version" end
     if name ~= "--data-dir" and name ~= "--log" then usage_error(("there is no option '%s'"):format(argv[i])) end
     if value == "" then
       i = i + 1
