@@ -649,16 +649,17 @@ local function time_of(answer, subject)
   return time, boot
 end
 
---- Reads the guest's clock, after setting it where `set` is given: a function that returns ns since 1970, called when all
--- is ready to be sent. Returns {time_ns=, boot_ns=, offset=, bound=, round_trip=}: how far the clock is from ours, and the
+--- Reads the guest's clock, after setting it to ours where `set` is true. Returns {time_ns=, boot_ns=, offset=, bound=, round_trip=}: how far the clock is from ours, and the
 -- most by which it can be, all in ns.
 function M.clock(root, set)
   local result
   wait_for_snapshot(root)
+  local began = now_ns()
   local session = open(root, "the agent's clock", function(session)
     check_greeting(session)
-    local payload = set and json.object { time_ns = set() } or json.object {}
     local sent = now_ns()
+    -- The greetings' way there and back took no less than our word's way there will.
+    local payload = set and json.object { time_ns = sent + (sent - began) // 4 } or json.object {}
     session:send(types.CLOCK, payload)
     local frame = expect(session, types.TIME)
     local answered = now_ns()
@@ -675,7 +676,7 @@ local function settle_clock(root, best)
   for try = 1, CLOCK_TRIES do
     if best.bound < CLOCK_BOUND then break end
     local off = math.abs(best.offset) >= CLOCK_BOUND // 4
-    local found = M.clock(root, off and function() return now_ns() + best.round_trip // 2 end or nil)
+    local found = M.clock(root, off)
     found.tries = try
     -- What was measured before the clock was set says nothing any more.
     if off or found.bound < best.bound then best = found end

@@ -57,11 +57,18 @@ local function set_up_inside(path, place, id)
     drop_source = { { link = M.tap, source = GUEST_NET } } })
 end
 
---- Makes the network of a record (its vm_id and slot). Returns {namespace=, address=, host_address=, uid=}.
+--- Makes the namespace of a record (its vm_id and slot), with nothing in it: what runs there may start now, and use the
+-- network after M.furnish. Returns {namespace=, address=, host_address=, uid=}.
 function M.create(record)
   local place, path = M.of_slot(record.slot), namespace_of(record.vm_id)
   paths.ensure(paths.run() .. "/netns", 493)
   errors.check(core.net.namespace_create(path))
+  return { namespace = path, address = place.vm, host_address = place.host, uid = place.uid }
+end
+
+--- Makes the links, addresses, routes and rules of a record whose namespace is there.
+function M.furnish(record)
+  local place, path = M.of_slot(record.slot), namespace_of(record.vm_id)
   local host <close> = errors.check(core.net.open())
   errors.check(host:link_add_veth(place.link, "eth0", path))
   set_up_inside(path, place, record.vm_id)
@@ -72,7 +79,6 @@ function M.create(record)
     masquerade = { { source = place.net } },
     drop_forward = { { in_prefix = "fcv", out_prefix = "fcv" } },
     drop_input = { place.link } })
-  return { namespace = path, address = place.vm, host_address = place.host, uid = place.uid }
 end
 
 --- Removes the network of a record; what is gone already is fine. Raises what could not be removed.

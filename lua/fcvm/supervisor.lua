@@ -12,7 +12,6 @@ local errors = require "fcvm.errors"
 local firecracker = require "fcvm.firecracker"
 local guest = require "fcvm.guest"
 local health = require "fcvm.health"
-local image = require "fcvm.image"
 local json = require "fcvm.json"
 local log = require "fcvm.log"
 local logfile = require "fcvm.logfile"
@@ -63,18 +62,19 @@ function Supervisor:claim(fields, check)
   self.owner:tell { event = "state", record = self.record }
 end
 
---- Makes the claimed VM's network; returns what network.create does.
+--- Makes the claimed VM's namespace; returns what network.create does.
 function Supervisor:make_network()
   local place = network.create(self.record)
   self.record.address = place.address
-  self:mark "network"
   return place
 end
 
---- Starts Firecracker in the VM's directory, which is filled already.
+--- Starts Firecracker in the VM's directory, which is filled already, and makes its network while it starts.
 function Supervisor:start_firecracker(place)
   self.vmm = firecracker.start { id = self.record.vm_id, uid = place.uid, namespace = place.namespace,
     memory = self.record.memory_mib, cpus = self.record.cpus, log = self.log }
+  network.furnish(self.record)
+  self:mark "network"
   self.vmm:wait_api()
   self:mark "spawn"
 end
@@ -91,7 +91,8 @@ function Supervisor:watch_firecracker()
 end
 
 local function open_image(self)
-  local found = image.open { reference = self.options.image, arch = machine.arch().oci, pull = self.options.pull,
+  -- A clone, whose start should be quick, has no use for it.
+  local found = require "fcvm.image".open { reference = self.options.image, arch = machine.arch().oci, pull = self.options.pull,
     log = self.log:tag "image" }
   self.record.image_digest = found.digest
   self:mark "image"
