@@ -43,6 +43,7 @@ static const struct fc_config config = {
         .orphan_seconds = ORPHAN_SECONDS,
         .failed_seconds = FAILED_SECONDS,
         .quiet_seconds = FC_GUEST_QUIET_SECONDS,
+        .reset_ms = 5000,
         .resume_seconds = FC_GUEST_RESUME_SECONDS,
 };
 

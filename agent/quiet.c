@@ -20,8 +20,10 @@
  * the start again, and where the guest's kernel still knows one of that number, it passes over the new one.
  */
 #include <errno.h>
+#include <poll.h>
 #include <stddef.h>
 
+#include "clock.h"
 #include "server.h"
 
 enum { DRAIN_MS = 1000 };
@@ -68,6 +70,7 @@ static void fall_silent(struct fc_server *server) {
 	struct fc_session *asker = server->quiet_asker;
 	server->quiet = FC_QUIET_YES;
 	server->quiet_asker = NULL;
+	server->awaken_ms = 0;
 	fc_timer_start(&server->loop, &server->quiet_timer, server->config->quiet_seconds * 1000ull);
 	for (struct fc_session *session = server->sessions; session; session = session->next)
 		if (session != asker && !session->dead)
@@ -138,6 +141,33 @@ int fc_quiet_begin(struct fc_session *session, struct fc_error *error) {
 }
 
 /* ---- after it */
+
+/*
+ * After a snapshot the kernel hears from Firecracker that the transport was reset, and ends all connections that it has
+ * then: the asker's, which has been open all the while, and every new one. On a busy guest that may be long after the
+ * first new connection, and what was begun on it would be ended for no reason that its user could know. So nothing goes
+ * on until the asker's connection is seen to have ended.
+ */
+int fc_quiet_check_reset(const struct fc_session *session, struct fc_error *error) {
+	struct fc_server *server = session->server;
+	bool open = false;
+	for (const struct fc_session *other = server->sessions; other && server->quiet == FC_QUIET_YES;
+	     other = other->next) {
+		struct pollfd asker = {.fd = other->source.fd};
+		if (other != session && !other->dead && other->last)
+			open = open || (poll(&asker, 1, 0) >= 0 && !(asker.revents & (POLLERR | POLLHUP | POLLNVAL)));
+	}
+	if (!open)
+		return 0;
+	uint64_t now = fc_clock_ms();
+	if (server->awaken_ms == 0)
+		server->awaken_ms = now;
+	/* A Firecracker that resets nothing, or a snapshot that was given up before it did. */
+	if (now - server->awaken_ms >= server->config->reset_ms)
+		return 0;
+	return fc_error_set(error, EAGAIN, "go on", NULL, NULL,
+	                    "the connections of before the snapshot are not reset yet");
+}
 
 static void go_on(struct fc_session *session) {
 	if (session->parked) {

@@ -126,7 +126,9 @@ static int quiesce(struct fc_session *session, const struct fc_json *request, st
 
 static int wake(struct fc_session *session, const struct fc_json *request, struct fc_error *error) {
 	(void)request;
-	(void)error;
+	int r = fc_quiet_check_reset(session, error);
+	if (r < 0)
+		return r;
 	fc_quiet_end(session->server);
 	answer_ok(session);
 	return 0;

@@ -304,6 +304,8 @@ int fc_restore(struct fc_session *session, const struct fc_json *request, struct
 	if (same && server->quiet != FC_QUIET_NO)
 		r = fc_error_set(error, EEXIST, "restore", NULL, NULL,
 		                 "generation %s is this guest's since before the snapshot", wanted.generation);
+	if (r == 0 && !same)
+		r = fc_quiet_check_reset(session, error);
 	if (r == 0 && !same) {
 		leave_base(server, session);
 		r = become(server, &wanted, error);

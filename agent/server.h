@@ -48,6 +48,7 @@ struct fc_config {
 	unsigned failed_seconds; /* the same after a boot that failed */
 	unsigned quiet_seconds;  /* FC_GUEST_QUIET_SECONDS */
 	unsigned resume_seconds; /* FC_GUEST_RESUME_SECONDS */
+	unsigned reset_ms;       /* how long the end of a silence waits for the transport's reset */
 };
 
 struct fc_stage {
@@ -155,6 +156,7 @@ struct fc_server {
 	enum fc_quiet quiet;
 	struct fc_session *quiet_asker; /* while draining */
 	struct fc_timer quiet_timer;
+	uint64_t awaken_ms;    /* when its end was first asked for, or 0 */
 	char generation[37];   /* what this guest is now: the boot's own, then that of the last RESTORE */
 	char **env;            /* "KEY=VALUE" of all RESTOREs for later commands, or NULL */
 	uint64_t output_begin; /* where the output of this generation begins */
@@ -200,6 +202,9 @@ void fc_server_update_orphan(struct fc_server *server);
 void fc_server_status(const struct fc_server *server, struct fc_text *text);
 
 /* ---- quiet.c */
+
+/* Whether the silence may end by what this session asks, or -EAGAIN: asked again, it may. */
+int fc_quiet_check_reset(const struct fc_session *session, struct fc_error *error);
 /* Falls silent, and then answers the session with OK. -EAGAIN, -ESRCH by the container's state; -EALREADY. */
 int fc_quiet_begin(struct fc_session *session, struct fc_error *error);
 /* At the end of a turn: has everything gone out? */

@@ -242,6 +242,38 @@ describe("#kvm snapshot", function()
     server:stop()
   end)
 
+  test("has its clones' supervisors forked, and started anew where nobody forks them", function()
+    local server = warm():serve { memory = "file" }
+    local function parent_of(pid)
+      return fcvm.core.disk.read(("/proc/%d/stat"):format(pid), 4096):match "%) %S (%d+)"
+    end
+    local forker
+    cli.eventually("a fork server", function()
+      local children = fcvm.core.disk.read(("/proc/%d/task/%d/children"):format(server.pid, server.pid), 4096)
+      for pid in (children or ""):gmatch "%d+" do
+        local line = fcvm.core.disk.read("/proc/" .. pid .. "/cmdline", 4096)
+        if line and line:find("fork-server", 1, true) then forker = pid end
+      end
+      return forker and uv.fs_stat(paths.serves() .. "/" .. server.serve_id .. "/fork.sock")
+    end, 20)
+    local heard = ""
+    local first = server:clone { name = "first", env = { WHO = "first" }, on_output = function(_, data) heard = heard .. data end }
+    first:wait("healthy", { timeout = 120 })
+    assert.equal(forker, parent_of(first.pid))
+    assert.equal("first", sh(first, "echo $WHO"))
+    cli.eventually("its output", function() return heard:find "line %d+\n" end, 30)
+    uv.kill(first.pid, 9)
+    cli.eventually("its end to be seen", function() return not pcall(first.wait, first, "healthy") end, 10)
+    assert.equal(0, cli.run({ "sweep" }).status)
+
+    uv.kill(math.tointeger(tonumber(forker)), 9)
+    local second = server:clone { name = "second" }:wait("healthy", { timeout = 120 })
+    assert.equal(tostring(uv.os_getpid()), parent_of(second.pid))
+    assert.equal("page\n", page(second))
+    server:stop()
+    cli.eventually("the second to end", function() return not pcall(fcvm.state.find, "second") end, 10)
+  end)
+
   test("can be made of a clone, and cloned again", function()
     local server = warm():serve { memory = "file" }
     local clone = server:clone { name = "clone" }:wait("healthy", { timeout = 120 })
@@ -369,25 +401,52 @@ describe("#kvm snapshot", function()
       assert.matches("working", run.stderr)
     end)
 
-    test("no space for a snapshot", function()
-      local base = run_base "base"
-      local function free()
-        local stat = uv.fs_statfs(paths.data())
-        return stat.bavail * stat.bsize
-      end
+    local function free()
+      local stat = uv.fs_statfs(paths.data())
+      return stat.bavail * stat.bsize
+    end
+
+    -- Leaves about so many bytes free until the current scope ends.
+    local function fill(left)
       -- More than once: what btrfs says is free changes as it gives space to data and to its own records.
       for i = 1, 20 do
-        if free() < 300 << 20 then break end
-        local filler = paths.data() .. "/filler" .. i
+        if free() < left + (100 << 20) then break end
+        local filler = ("%s/filler-%d-%d"):format(paths.data(), left, i)
         fcvm.defer(function() os.remove(filler) end)
-        fcvm.process.run { "fallocate", "-l", tostring(math.max(free() - (200 << 20), 64 << 20)), filler, check = false }
+        fcvm.process.run { "fallocate", "-l", tostring(math.max(free() - left, 64 << 20)), filler, check = false }
         fcvm.core.disk.sync(paths.data())
       end
-      assert.is_true(free() < 300 << 20)
+      assert.is_true(free() < left + (100 << 20))
+    end
+
+    test("no space for a snapshot", function()
+      local base = run_base "base"
+      fill(200 << 20)
       local create = cli.run { "snapshot", "create", "base", "--tag", "big" }
       assert.equal(73, create.status, create.stderr)
       assert.matches("MiB", create.stderr)
       assert.equal("page\n", page(base))
+      base:stop()
+    end)
+
+    test("space that ends while a snapshot is written", function()
+      local base = run_base "base"
+      fill(420 << 20)
+      assert.is_true(free() > 340 << 20)
+      local create = cli.start { "snapshot", "create", "base", "--tag", "big" }
+      local memory = require("fcvm.firecracker").root(base.vm_id) .. "/snapshot/memory.bin"
+      cli.eventually("Firecracker to write", function() return uv.fs_stat(memory) end, 30)
+      local filler = paths.data() .. "/filler"
+      fcvm.defer(function() os.remove(filler) end)
+      for size = 320, 16, -16 do
+        fcvm.process.run { "fallocate", "-o", tostring((320 - size) << 20), "-l", tostring(size << 20), filler, check = false }
+      end
+      assert.equal(73, create:wait().status, create.stderr)
+      assert.matches("space", create.stderr)
+      assert.is_false((pcall(fcvm.snapshot, "big")))
+      assert.is_nil(uv.fs_stat(memory))
+      assert.equal("page\n", page(base))
+      os.remove(filler)
       base:stop()
     end)
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * core/lua/main.c: the fcvm binary: a Lua state with the core in it, which runs lua/fcvm/cli.lua.
+ * core/lua/main.c: the fcvm binary: a Lua state with the core in it, which runs lua/fcvm/cli.lua (a fork server:
+ * lua/fcvm/fork_server.lua).
  *
  * Its Lua files lie beside it, found from the binary's own place (PREFIX/bin/fcvm -> PREFIX/share/fcvm/lua), so that a
  * staged tree, an installed one and a copied one all work without a setting.
@@ -75,7 +76,8 @@ static int run(lua_State *L) {
 	lua_setglobal(L, "arg");
 	lua_pushcfunction(L, on_error);
 	lua_getglobal(L, "require");
-	lua_pushliteral(L, "fcvm.cli");
+	/* The command line opens an event loop, which a fork server's processes must not share. */
+	lua_pushstring(L, argc > 1 && strcmp(argv[1], "fork-server") == 0 ? "fcvm.fork_server" : "fcvm.cli");
 	if (lua_pcall(L, 1, 1, -3) != LUA_OK)
 		return lua_error(L);
 	lua_getfield(L, -1, "main");

@@ -16,6 +16,7 @@
 
 #include "lua/common.h"
 #include "proc/descriptor.h"
+#include "proc/fork_server.h"
 #include "proc/identity.h"
 #include "proc/lock.h"
 #include "proc/spawn.h"
@@ -375,6 +376,84 @@ static int pidfd_tostring(lua_State *L) {
 	return 1;
 }
 
+/* ---- processes by fork ---- */
+
+/***
+Becomes a fork server at `path`: makes a process of this one for whoever asks there (proc.fork_ask). It must have no
+other thread and no event loop.
+@return true in each new process, with the descriptors and the environment that were asked for; nil, err in the server
+where it cannot serve, and else nothing
+*/
+static int proc_fork_serve(lua_State *L) {
+	const char *path = check_text(L, 1);
+	struct fc_error error;
+	int listener = fc_fork_listen(path, &error);
+	if (listener < 0)
+		return fcl_error(L, &error);
+	if (fc_fork_serve(listener, &error) < 0) {
+		close(listener);
+		return fcl_error(L, &error);
+	}
+	lua_pushboolean(L, 1);
+	return 1;
+}
+
+/***
+Asks a fork server for a process; never blocks.
+@param path the server's socket
+@param fds a list of six descriptors (borrowed): the new process's 0 to 5
+@param env a list of "K=V", all of its environment
+@return a descriptor, the caller's, which can be read when proc.fork_answer has an answer; or nil, err: ENOENT and
+ECONNREFUSED where no server is there, EAGAIN, E2BIG over 64 KiB of environment
+*/
+static int proc_fork_ask(lua_State *L) {
+	int fds[FC_FORK_FDS];
+	const char *path = check_text(L, 1);
+	luaL_checktype(L, 2, LUA_TTABLE);
+	luaL_checktype(L, 3, LUA_TTABLE);
+	for (int i = 0; i < FC_FORK_FDS; i++) {
+		lua_rawgeti(L, 2, i + 1);
+		fds[i] = check_fd_number(L, -1);
+		lua_pop(L, 1);
+	}
+	luaL_Buffer env;
+	lua_Unsigned count = lua_rawlen(L, 3);
+	luaL_buffinit(L, &env);
+	for (lua_Unsigned i = 1; i <= count; i++) {
+		lua_rawgeti(L, 3, (lua_Integer)i);
+		luaL_argcheck(L, lua_type(L, -1) == LUA_TSTRING, 3, "it must be a list of strings");
+		luaL_argcheck(L, strlen(lua_tostring(L, -1)) == lua_rawlen(L, -1), 3, "an item has a NUL byte in it");
+		luaL_addvalue(&env);
+		luaL_addchar(&env, '\0');
+	}
+	luaL_pushresult(&env);
+	struct fc_error error;
+	int fd = fc_fork_ask(path, fds, lua_tostring(L, -1), lua_rawlen(L, -1), &error);
+	if (fd < 0)
+		return fcl_error(L, &error);
+	lua_pushinteger(L, fd);
+	return 1;
+}
+
+/***
+Reads a fork server's answer; never blocks.
+@param fd what proc.fork_ask gave; it stays the caller's
+@return a handle on the new process and its PID as the server sees it; or nil, err: the server's own error, EAGAIN where
+nothing came yet, EPIPE where the server is gone
+*/
+static int proc_fork_answer(lua_State *L) {
+	int connection = check_fd(L, 1);
+	struct holder *holder = new_holder(L, PIDFD);
+	struct fc_error error;
+	int32_t pid;
+	int fd = fc_fork_answer_read(connection, &pid, &error);
+	if (fd < 0)
+		return fcl_error(L, &error);
+	holder->fd = fd;
+	lua_pushinteger(L, pid);
+	return 2;
+}
+
 /* ---- locks ---- */
 
 /***
@@ -572,6 +651,9 @@ int fcl_open_proc(lua_State *L) {
 	        {"identity", proc_identity},
 	        {"alive", proc_alive},
 	        {"pidfd", proc_pidfd},
+	        {"fork_serve", proc_fork_serve},
+	        {"fork_ask", proc_fork_ask},
+	        {"fork_answer", proc_fork_answer},
 	        {"lock", proc_lock},
 	        {"parent_death", proc_parent_death},
 	        {"pipe", proc_pipe},

@@ -95,12 +95,17 @@ local function quietly(self, fn, ...)
     self.held = true
     task.defer(function() self.held = false end)
     local silence = guest.quiesce(self.vmm.root)
+    local done = false
     task.defer(function()
+      -- The agent goes on when the snapshot has reset its connections, and where none was made, when this one is closed.
+      if not done then silence:close() end
       local ok, err = pcall(guest.wake, self.vmm.root)
       silence:close()
       if not ok then error(err, 0) end
     end)
-    return fn(table.unpack(arguments, 1, arguments.n))
+    local result = fn(table.unpack(arguments, 1, arguments.n))
+    done = true
+    return result
   end)
 end
 

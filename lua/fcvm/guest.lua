@@ -235,8 +235,9 @@ end
 -- Asks a guest that has just begun to run again. Its kernel may still be about to hear that vsock was reset, and then
 -- ends our new connection too, without a word to us. Whoever says more is told so: HELLO again, which the agent passes
 -- over once it was asked. And it may still know a connection of the base's with the number that ours got, and pass ours
--- over: then Firecracker's OK does not come. Either way we open another, which gets the next number, for `seconds` at
--- most; what is asked must bear to be asked twice.
+-- over: then Firecracker's OK does not come. Or the agent has heard us before that reset, and tells us to come again
+-- (EAGAIN). In each case we open another, which gets the next number, for `seconds` at most; what is asked must bear to be
+-- asked twice.
 local function ask_awakening(root, kind, payload, answer, seconds)
   local times, frame = {}, nil
   local patience = FIRST_SECONDS
@@ -261,11 +262,11 @@ local function ask_awakening(root, kind, payload, answer, seconds)
       local ok, result = pcall(open, root, "the agent's answer", try, seconds)
       if ok then
         result:close()
-      elseif type(result) ~= "table" or result.cancelled or result.name ~= "EPIPE" then
+      elseif type(result) ~= "table" or result.cancelled or (result.name ~= "EPIPE" and result.name ~= "EAGAIN") then
         error(result, 0)
       else
         task.sleep(RETRY_SECONDS)
-        patience = patience * 2
+        if result.name == "EPIPE" then patience = patience * 2 end
       end
     until ok
   end)
@@ -649,8 +650,8 @@ local function time_of(answer, subject)
   return time, boot
 end
 
---- Reads the guest's clock, after setting it to ours where `set` is true. Returns {time_ns=, boot_ns=, offset=, bound=, round_trip=}: how far the clock is from ours, and the
--- most by which it can be, all in ns.
+--- Reads the guest's clock, after setting it to ours where `set` is true. Returns {time_ns=, boot_ns=, offset=, bound=,
+-- round_trip=}: how far the clock is from ours, and the most by which it can be, all in ns.
 function M.clock(root, set)
   local result
   wait_for_snapshot(root)

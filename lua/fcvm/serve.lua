@@ -107,6 +107,15 @@ local function start_pages(self)
   task.defer(function() pages:close() end)
 end
 
+-- Has a process make the clones' supervisors by fork. Without it they are started: slower, and as right.
+local function start_fork_server(self)
+  local socket = self.directory .. "/" .. supervised.fork_socket
+  local child, err = core.proc.spawn { argv = { paths.prefix() .. "/bin/fcvm", "fork-server", socket }, fds = { [2] = 2 },
+    session = true }
+  if not child then return self.log:warn("%s", tostring(errors.wrap(err, "start fork server"))) end
+  task.defer(function() child:close() end)
+end
+
 -- Reads the working set into the page cache, once, for clones that map the file.
 local function warm(self)
   local job, err = core.uffd.warm(self.directory .. "/memory.bin", self.directory .. "/working-set.bin")
@@ -253,6 +262,7 @@ local function serve(self)
     if times > 1 or number == 3 then signal_all(self, 9) end
     self.wake:push(("signal %d"):format(number))
   end)
+  start_fork_server(self)
   start_pages(self)
   if self.record.memory ~= "uffd" and path_of(self, "working-set.bin") then self.warming = task.background(warm, self) end
   control.serve(self.directory, handlers, self)

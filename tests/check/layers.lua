@@ -21,7 +21,7 @@ local rows = {
   { "health", "state", "network", "logfile", "stats", "setup", "image", "firecracker", "guest", "pages", "snapshot", "resources",
     "preflight" },
   { "owner", "capture", "restore", "supervised", "vm", "server", "supervisor", "serve" },
-  { "recipe", "editor", "repl", "init", "cli" },
+  { "recipe", "editor", "repl", "init", "cli", "fork_server" },
 }
 -- Who may load what is not fcvm's own.
 local foreign = { luv = true, ["fcvm.core"] = true, dkjson = { json = true }, argparse = { args = true } }

@@ -365,6 +365,37 @@ static void it_ends_by_itself(void **state) {
 	free_peer(back);
 }
 
+static void its_end_waits_for_the_reset(void **state) {
+	(void)state;
+	config.reset_ms = LIMIT_MS;
+	run("echo up; sleep 60");
+	struct peer *asker = silence();
+	for (int i = 0; i < 2; i++) {
+		struct peer *waker = asking(FC_GUEST_WAKE, "{}");
+		expect_text(waker, FC_GUEST_ERROR, "not reset yet");
+		assert_true(is_silent());
+		free_peer(waker);
+	}
+	/* As the kernel ends it. */
+	free_peer(asker);
+	wake();
+}
+
+static void its_end_does_not_wait_for_ever(void **state) {
+	(void)state;
+	config.reset_ms = 300;
+	run("echo up; sleep 60");
+	for (int i = 0; i < 2; i++) {
+		struct peer *asker = silence();
+		struct peer *waker = asking(FC_GUEST_WAKE, "{}");
+		expect_text(waker, FC_GUEST_ERROR, "\"errno\":11}");
+		free_peer(waker);
+		hear_for(asker, 400);
+		wake();
+		free_peer(asker);
+	}
+}
+
 static void asked_again_it_begins_anew(void **state) {
 	(void)state;
 	run("echo up; sleep 60");
@@ -544,6 +575,8 @@ int main(void) {
 	        SERVED(a_command_that_ends_in_it),
 	        SERVED(a_container_that_ends_in_it),
 	        SERVED(it_ends_by_itself),
+	        SERVED(its_end_waits_for_the_reset),
+	        SERVED(its_end_does_not_wait_for_ever),
 	        SERVED(asked_again_it_begins_anew),
 	        SERVED(newcomers_wait),
 	        SERVED(a_word_that_makes_no_sense_is_told_so),

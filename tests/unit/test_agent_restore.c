@@ -290,6 +290,20 @@ static void once_applied_it_is_only_confirmed(void **state) {
 	free_peer(asker);
 }
 
+static void nothing_changes_before_the_reset(void **state) {
+	(void)state;
+	config.reset_ms = LIMIT_MS;
+	run("echo up; sleep 60");
+	struct peer *asker = silence();
+	struct peer *peer = asking(FC_GUEST_RESTORE, WHOLE "}");
+	expect_text(peer, FC_GUEST_ERROR, "\"errno\":11}");
+	assert_int_equal(server.quiet, FC_QUIET_YES);
+	assert_int_equal(machine.clocks, 0);
+	free_peer(peer);
+	free_peer(asker);
+	expect_restored("");
+}
+
 static void a_step_that_fails_can_be_done_again(void **state) {
 	(void)state;
 	run("echo up; sleep 60");
@@ -722,15 +736,25 @@ static void entropy_is_bounded(void **state) {
 
 int main(void) {
 	const struct CMUnitTest tests[] = {
-	        CLONED(everything_is_the_clones_own),      CLONED(the_base_ends_and_its_output_is_not_repeated),
-	        CLONED(once_applied_it_is_only_confirmed), CLONED(a_step_that_fails_can_be_done_again),
-	        CLONED(commands_get_the_clones_variables), CLONED(what_programs_watch_comes_whole_and_last),
-	        CLONED(files_reach_the_container),         CLONED(identities_that_make_no_sense),
-	        CLONED(files_that_make_no_sense),          CLONED(variables_without_end),
-	        CLONED(a_container_that_does_not_run),     CLONED(the_clock_is_set_and_told),
-	        cmocka_unit_test(base64_is_strict),        cmocka_unit_test(files_stay_below_their_root),
-	        cmocka_unit_test(files_that_are_mounts),   cmocka_unit_test(what_is_written_in_place),
-	        cmocka_unit_test(hosts_are_renamed),       cmocka_unit_test(variables_are_quoted),
+	        CLONED(everything_is_the_clones_own),
+	        CLONED(the_base_ends_and_its_output_is_not_repeated),
+	        CLONED(nothing_changes_before_the_reset),
+	        CLONED(once_applied_it_is_only_confirmed),
+	        CLONED(a_step_that_fails_can_be_done_again),
+	        CLONED(commands_get_the_clones_variables),
+	        CLONED(what_programs_watch_comes_whole_and_last),
+	        CLONED(files_reach_the_container),
+	        CLONED(identities_that_make_no_sense),
+	        CLONED(files_that_make_no_sense),
+	        CLONED(variables_without_end),
+	        CLONED(a_container_that_does_not_run),
+	        CLONED(the_clock_is_set_and_told),
+	        cmocka_unit_test(base64_is_strict),
+	        cmocka_unit_test(files_stay_below_their_root),
+	        cmocka_unit_test(files_that_are_mounts),
+	        cmocka_unit_test(what_is_written_in_place),
+	        cmocka_unit_test(hosts_are_renamed),
+	        cmocka_unit_test(variables_are_quoted),
 	        cmocka_unit_test(entropy_is_bounded),
 	};
 	return cmocka_run_group_tests(tests, make_files, remove_files);
