@@ -257,7 +257,8 @@ describe("#kvm snapshot", function()
       return forker and uv.fs_stat(paths.serves() .. "/" .. server.serve_id .. "/fork.sock")
     end, 20)
     local heard = ""
-    local first = server:clone { name = "first", env = { WHO = "first" }, on_output = function(_, data) heard = heard .. data end }
+    local first = server:clone { name = "first", env = { WHO = "first" },
+      on_output = function(_, data) heard = heard .. data end }
     first:wait("healthy", { timeout = 120 })
     assert.equal(forker, parent_of(first.pid))
     assert.equal("first", sh(first, "echo $WHO"))
