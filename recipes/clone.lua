@@ -8,6 +8,7 @@ local args = fcvm.args({
   pid = { "integer", "the server that feeds the clone, instead of a snapshot", required = false },
   name = { "string", "name of the clone, unique among the running VMs", required = false },
   env = { "pairs", "variable for commands in the clone, K=V, or K to pass ours on", short = "-e" },
+  publish = { "string", "host's port that leads into the clone, as of fcvm run", short = "-p", many = true, metavar = "PORTS" },
   health_check = { "string", "URL in the VM that answers when it is healthy (the snapshot's own)", required = false,
     metavar = "URL" },
   label = { "pairs", "label of the clone" },
@@ -24,7 +25,7 @@ end
 local server = args.pid and fcvm.server(args.pid)
   or fcvm.snapshot(tag):serve { exit_when_idle = true, memory = args.memory, detach = args.detach }
 local clone = server:clone { name = args.name, env = args.env, health = args.health_check, labels = args.label,
-  detach = args.detach, output = not args.detach and "inherit" or nil }
+  publish = args.publish, detach = args.detach, output = not args.detach and "inherit" or nil }
 
 if args.detach then
   clone:wait "running"

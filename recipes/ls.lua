@@ -14,4 +14,11 @@ local rows = {}
 for _, record in ipairs(living) do
   if record.vm_id and (not args.pid or record.pid == args.pid) then rows[#rows + 1] = record end
 end
-fcvm.report { title = "vms", rows = rows, columns = { "name", "pid", "process_type", "status", "health", "address", "image" } }
+if not args.json then
+  for _, record in ipairs(rows) do
+    for i, port in ipairs(record.ports or {}) do record.ports[i] = fcvm.port_text(port) end
+    record.ports = record.ports and table.concat(record.ports, ", ")
+  end
+end
+fcvm.report { title = "vms", rows = rows,
+  columns = { "name", "pid", "process_type", "status", "health", "address", "ports", "image" } }

@@ -10,6 +10,8 @@ local args = fcvm.args({
   mem = { "size", "memory: 512M, 2G (default 1G)", required = false },
   env = { "pairs", "variable for the container, K=V, or K to pass ours on", short = "-e" },
   entrypoint = { "string", "program instead of the image's entrypoint", required = false, metavar = "PROGRAM" },
+  publish = { "string", "host's port that leads into the VM: [IP:]HOST:GUEST[/tcp|udp], ranges too; HOST 0 is a free one",
+    short = "-p", many = true, metavar = "PORTS" },
   health_check = { "string", "URL in the VM that answers when the container is healthy", required = false, metavar = "URL" },
   label = { "pairs", "label of the VM" },
   pull = { "string", "ask the registry: missing, always or never", default = "missing", metavar = "WHEN" },
@@ -20,7 +22,7 @@ local args = fcvm.args({
 if args.data_dir then fcvm.paths.set_data(args.data_dir) end
 
 local vm = fcvm.run { image = args.image, cmd = #args.cmd > 0 and args.cmd or nil, name = args.name, cpu = args.cpu,
-  mem = args.mem, env = args.env, entrypoint = args.entrypoint, health = args.health_check,
+  mem = args.mem, env = args.env, entrypoint = args.entrypoint, health = args.health_check, publish = args.publish,
   labels = args.label, pull = args.pull, detach = args.detach, output = not args.detach and "inherit" or nil }
 
 if args.detach then

@@ -257,9 +257,11 @@ describe("#kvm snapshot", function()
       return forker and uv.fs_stat(paths.serves() .. "/" .. server.serve_id .. "/fork.sock")
     end, 20)
     local heard = ""
-    local first = server:clone { name = "first", env = { WHO = "first" },
+    local first = server:clone { name = "first", env = { WHO = "first" }, publish = "127.0.0.1:0:80",
       on_output = function(_, data) heard = heard .. data end }
     first:wait("healthy", { timeout = 120 })
+    local published = "http://127.0.0.1:" .. first.ports[1].host_port .. "/index.html"
+    assert.equal("page\n", fcvm.process.run({ "curl", "-sS", "--max-time", "20", published }).stdout)
     assert.equal(forker, parent_of(first.pid))
     assert.equal("first", sh(first, "echo $WHO"))
     cli.eventually("its output", function() return heard:find "line %d+\n" end, 30)

@@ -163,6 +163,82 @@ describe("#kvm", function()
     for _, vm in ipairs(both) do vm:stop() end
   end)
 
+  test("published ports lead into the VM, from where they should and from nowhere else", function()
+    local function fetch(address, port)
+      local result = fcvm.process.run { "curl", "-sS", "--max-time", "5", ("http://%s:%d/index.html"):format(address, port),
+        check = false, timeout = 20 }
+      return result.status == 0 and result.stdout or nil
+    end
+    -- Another host: a namespace on a link of its own, which routes to the VMs too.
+    local own, far = "10.99.0.1", "10.99.0.2"
+    local function ip(...)
+      local options = table.pack("ip", ...)
+      options.n = nil
+      fcvm.process.run(options)
+    end
+    ip("netns", "add", "elsewhere")
+    fcvm.defer(function() ip("netns", "del", "elsewhere") end)
+    ip("link", "add", "elsewhere", "type", "veth", "peer", "name", "eth0", "netns", "elsewhere")
+    ip("addr", "add", own .. "/24", "dev", "elsewhere")
+    ip("link", "set", "elsewhere", "up")
+    ip("-n", "elsewhere", "addr", "add", far .. "/24", "dev", "eth0")
+    ip("-n", "elsewhere", "link", "set", "eth0", "up")
+    ip("-n", "elsewhere", "link", "set", "lo", "up")
+    ip("-n", "elsewhere", "route", "add", "default", "via", own)
+
+    local vm = fcvm.run { image = tools, name = "web", mem = "256M", cpu = 1, health = { port = 80 },
+      publish = { "127.0.0.1:0:80", "8088:80", own .. ":8089:80", "5300-5301:5300-5301/udp" },
+      cmd = { "/bin/sh", "-c", "echo web > /index.html; (nc -u -l -p 5300 -e /bin/cat &); exec /bin/httpd -f -h / -p 80" } }
+    vm:wait("healthy", { timeout = 200 })
+    local ports = vm:state().ports
+    assert.equal(5, #ports)
+    local private = ports[1].host_port
+    assert.is_true(private > 0)
+    assert.equal("web\n", fetch("127.0.0.1", private))
+    assert.equal("web\n", fetch("127.0.0.1", 8088))
+    assert.equal("web\n", fetch(own, 8088))
+    assert.equal("web\n", fetch(own, 8089))
+    assert.is_nil((fetch("127.0.0.1", 8089)))
+    assert.is_nil((fetch(own, private)))
+    local function elsewhere(address, port)
+      return (fcvm.process.run { "ip", "netns", "exec", "elsewhere", "curl", "-sS", "--max-time", "5",
+        ("http://%s:%d/index.html"):format(address, port), check = false, timeout = 20 }).stdout
+    end
+    assert.equal("web\n", elsewhere(own, 8088))
+    assert.equal("web\n", elsewhere(own, 8089))
+    assert.equal("", elsewhere(own, private))
+    assert.equal("", elsewhere("127.0.0.1", private))
+
+    -- UDP, there and back.
+    local udp, heard = uv.new_udp(), nil
+    fcvm.defer(function() udp:close() end)
+    udp:bind("0.0.0.0", 0)
+    udp:recv_start(function(_, data) heard = heard or data end)
+    udp:send("knock", "127.0.0.1", 5300)
+    cli.eventually("an answer by UDP", function() return heard == "knock" end, 10)
+
+    assert.matches("0.0.0.0:8088%->80/tcp", cli.run({ "ls" }).stdout)
+    local second = cli.run { "run", "--name", "second", "--mem", "256M", "-p", "8088:80", tools, "/bin/true", timeout = 60 }
+    assert.equal(75, second.status)
+    assert.matches("8088 is in use by the VM web", second.stderr, 1, true)
+    -- The guest is not let through to what this host has on its loopback addresses alone.
+    local server = uv.new_tcp()
+    fcvm.defer(function() server:close() end)
+    server:bind("127.0.0.1", 8077)
+    server:listen(1, function() end)
+    local host = vm.address:gsub("%d+$", function(last) return ("%d"):format(tonumber(last) - 1) end)
+    for _, target in ipairs { "127.0.0.1 8077", host .. " 8077" } do
+      assert.not_equal(0, vm:exec({ "/bin/sh", "-c", "nc -w 3 " .. target .. " < /dev/null", timeout = 30 }).status, target)
+    end
+
+    uv.kill(vm.pid, 9)
+    cli.eventually("its end", function() return not pcall(fcvm.state.find, "web") end, 20)
+    assert.equal(0, cli.run({ "sweep" }).status)
+    assert.is_nil((fetch("127.0.0.1", private)))
+    local again = cli.run { "run", "--name", "web", "--mem", "256M", "-p", "8088:80", tools, "/bin/true", timeout = 100 }
+    assert.equal(0, again.status, again.stderr)
+  end)
+
   test("a jailed Firecracker has a user of its own, a root of its own and limits", function()
     local vm = fcvm.run { image = tools, name = "jailed", mem = "256M", cpu = 1, cmd = { "/bin/sleep", "1000" } }
     vm:wait("running", { timeout = 200 })

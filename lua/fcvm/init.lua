@@ -34,7 +34,7 @@ local lazy = {
   snapshot = { "fcvm.snapshot", "find" }, snapshots = { "fcvm.snapshot", "list" },
   remove_snapshot = { "fcvm.snapshot", "remove" }, server = { "fcvm.server", "find" },
   servers = { "fcvm.server", "list" }, sweep = { "fcvm.resources", "sweep" }, stream = { "fcvm.stream" },
-  pages = { "fcvm.pages" },
+  pages = { "fcvm.pages" }, port_text = { "fcvm.publish", "text" },
 }
 
 return setmetatable(M, { __index = function(_, key)

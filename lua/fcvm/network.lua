@@ -66,7 +66,25 @@ function M.create(record)
   return { namespace = path, address = place.vm, host_address = place.host, uid = place.uid }
 end
 
---- Makes the links, addresses, routes and rules of a record whose namespace is there.
+-- What the host's table of a VM says of its published ports: connections to them go to the VM's address, where the table of
+-- its namespace sends them on. Those from the host's own loopback addresses come to the guest from the host's end of the
+-- link, since nothing could be answered to 127.0.0.1 from there.
+local function publish(rules, place, ports)
+  rules.dnat = {}
+  for i, port in ipairs(ports) do
+    rules.dnat[i] = { protocol = port.protocol, address = port.ip, port = port.host_port, to_address = place.vm,
+      to_port = port.guest_port }
+  end
+  table.insert(rules.masquerade, { source = "127.0.0.0/8", out = place.link })
+  -- Lets a packet from 127.0.0.1 leave by this link. What comes in by it for 127.0.0.1 is dropped (drop_input), but for answers.
+  local path = "/proc/sys/net/ipv4/conf/" .. place.link .. "/route_localnet"
+  local file, message = io.open(path, "w")
+  if not file or not file:write "1" or not file:close() then
+    errors.raise { op = "publish", subject = path, message = tostring(message) }
+  end
+end
+
+--- Makes the links, addresses, routes and rules of a record whose namespace is there; its `ports` are as of publish.hold.
 function M.furnish(record)
   local place, path = M.of_slot(record.slot), namespace_of(record.vm_id)
   local host <close> = errors.check(core.net.open())
@@ -75,10 +93,12 @@ function M.furnish(record)
   errors.check(host:address_add(place.link, place.host .. "/30"))
   errors.check(host:link_set(place.link, { up = true, ipv6 = false }))
   host:forwarding(true)
-  errors.check(host:nat_apply { table = "fcvm-" .. record.vm_id, comment = "fcvm " .. record.vm_id .. " pid " .. record.pid,
+  local rules = { table = "fcvm-" .. record.vm_id, comment = "fcvm " .. record.vm_id .. " pid " .. record.pid,
     masquerade = { { source = place.net } },
     drop_forward = { { in_prefix = "fcv", out_prefix = "fcv" } },
-    drop_input = { place.link } })
+    drop_input = { place.link } }
+  if record.ports and #record.ports > 0 then publish(rules, place, record.ports) end
+  errors.check(host:nat_apply(rules))
 end
 
 --- Removes the network of a record; what is gone already is fine. Raises what could not be removed.

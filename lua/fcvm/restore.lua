@@ -9,6 +9,7 @@ local guest = require "fcvm.guest"
 local health = require "fcvm.health"
 local json = require "fcvm.json"
 local paths = require "fcvm.paths"
+local publish = require "fcvm.publish"
 local task = require "fcvm.task"
 
 local M = {}
@@ -114,7 +115,7 @@ end
 --- Checks what a user gave for a clone; returns it as the supervisor takes it.
 function M.plan(options)
   errors.options("clone", options, { name = "string", env = "table", labels = "table", health = "string table boolean",
-    files = "table", detach = "boolean", output = "string", on_output = "function" })
+    files = "table", detach = "boolean", output = "string", on_output = "function", publish = "string table" })
   if options.health then health.read(options.health) end
   local files
   for path, content in pairs(options.files or {}) do
@@ -126,7 +127,7 @@ function M.plan(options)
     files[#files + 1] = { path = path, mode = file.mode or 420, data = tostring(file.data) }
   end
   return { name = options.name, env = options.env, labels = options.labels, health = options.health, files = files,
-    detach = options.detach }
+    detach = options.detach, publish = publish.list(options.publish) }
 end
 
 return M

@@ -19,6 +19,7 @@ local machine = require "fcvm.machine"
 local network = require "fcvm.network"
 local owner = require "fcvm.owner"
 local paths = require "fcvm.paths"
+local publish = require "fcvm.publish"
 local resources = require "fcvm.resources"
 local restore = require "fcvm.restore"
 local state = require "fcvm.state"
@@ -56,6 +57,8 @@ function Supervisor:claim(fields, check)
     local ok, err = pcall(resources.release, self.record)
     if ok then state.remove(self.record.vm_id) else self.log:warn("%s", tostring(err)) end
   end)
+  -- Before anything is made that takes time: a port that is taken is told at once.
+  if options.publish then self.record.ports = json.array(publish.hold(publish.parse(options.publish))) end
   local directory = paths.ensure(firecracker.directory(self.record.vm_id))
   if options.detach then log.to_file(directory .. "/fcvm.log") end
   self.log, self.owner.subject = log.tag(self.record.name), self.record.name

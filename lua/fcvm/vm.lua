@@ -12,6 +12,7 @@ local http = require "fcvm.http"
 local json = require "fcvm.json"
 local logfile = require "fcvm.logfile"
 local machine = require "fcvm.machine"
+local publish = require "fcvm.publish"
 local state = require "fcvm.state"
 local supervised = require "fcvm.supervised"
 local task = require "fcvm.task"
@@ -26,7 +27,7 @@ function VM:__tostring() return ("vm %s (%s, PID %d)"):format(self.name, self.st
 
 local OPTIONS = { image = "string", name = "string", cmd = "table", entrypoint = "table string", env = "table",
   cpu = "integer", mem = "string integer", health = "string table", labels = "table", detach = "boolean",
-  on_output = "function", output = "string", timeout = "number", pull = "string" }
+  on_output = "function", output = "string", timeout = "number", pull = "string", publish = "string table" }
 
 local function check_list(what, list)
   for i = 1, #list do
@@ -44,6 +45,7 @@ local function plan(options)
   if not options.image then errors.raise { op = "run", name = "EINVAL", message = "it needs an image" } end
   machine.shape(options.mem, options.cpu)
   health.read(options.health)
+  local ports = publish.list(options.publish)
   local env
   for key, value in pairs(options.env or {}) do
     if type(key) ~= "string" or not key:match "^[%a_][%w_]*$" then
@@ -56,7 +58,7 @@ local function plan(options)
   if type(entrypoint) == "string" then entrypoint = { entrypoint } end
   return { image = options.image, name = options.name, cmd = options.cmd and check_list("cmd", options.cmd),
     entrypoint = entrypoint and check_list("entrypoint", entrypoint), env = env, cpu = options.cpu, mem = options.mem,
-    health = options.health, labels = options.labels, detach = options.detach, pull = options.pull }
+    health = options.health, labels = options.labels, detach = options.detach, pull = options.pull, publish = ports }
 end
 
 -- A pipe of ours that the supervisor will write to, and a function that reads it to its end, for on_output.

@@ -61,6 +61,6 @@ int main(void) {
 		if (size < (ssize_t)(NLMSG_LENGTH(sizeof *message) + sizeof *event) || event->what != PROC_EVENT_COMM)
 			continue;
 		if (strncmp(event->event_data.comm.comm, "fc_vcpu", 7) == 0)
-			pin(event->event_data.comm.process_pid, next++ % cpus);
+			pin(event->event_data.comm.process_pid, cpus > 1 ? 1 + next++ % (cpus - 1) : 0);
 	}
 }
