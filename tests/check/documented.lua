@@ -46,7 +46,7 @@ local modules = {}
 for name in init:gmatch "\n  (%l+) = task%." do modules[name] = false end
 for name in init:gmatch "\nfunction M%.(%l+)" do modules[name] = false end
 local lazy = assert(init:match "local lazy = (%b{})", "init.lua has no table of what it loads")
-for name, module, key in lazy:gmatch '(%l+) = { "fcvm%.([%w_.]+)"(,?)' do modules[name] = key == "" and module or false end
+for name, module, key in lazy:gmatch '([%l_]+) = { "fcvm%.([%w_.]+)"(,?)' do modules[name] = key == "" and module or false end
 for name, module in pairs(modules) do
   if not has(api, "fcvm." .. name) then problem("docs/lua-api.md: fcvm.%s is missing", name) end
   if module and module ~= "core" then
