@@ -331,8 +331,15 @@ function M:resume() self:api("PATCH", "/vm", { state = "Resumed" }, PAUSE_SECOND
 --- Has the paused VM write snapshot/vmstate.bin and snapshot/memory.bin in its root. Where it fails, Firecracker may have
 -- left parts of them.
 function M:write_snapshot()
-  self:api("PUT", "/snapshot/create", { snapshot_type = "Full", snapshot_path = "snapshot/vmstate.bin",
-    mem_file_path = "snapshot/memory.bin" }, SNAPSHOT_SECONDS)
+  local ok, err = pcall(self.api, self, "PUT", "/snapshot/create", { snapshot_type = "Full",
+    snapshot_path = "snapshot/vmstate.bin", mem_file_path = "snapshot/memory.bin" }, SNAPSHOT_SECONDS)
+  if ok then return end
+  -- Its own status is that of a bad request; the number stands in its words.
+  if type(err) == "table" and tostring(err.message):find("(os error 28)", 1, true) then
+    errors.raise { op = err.op, subject = err.subject, name = "ENOSPC", message = err.message,
+      hint = "fcvm snapshot rm frees space; FCVM_DATA_DIR or --data-dir chooses another disk" }
+  end
+  error(err, 0)
 end
 
 --- Loads vmstate.bin and goes on from there, or with `paused` waits for resume; memory as in prepare_clone.
