@@ -166,7 +166,10 @@ static void become(struct request *request) {
 static int serve_one(int connection, struct request *request) {
 	struct fc_fork_answer answer = {0};
 	_cleanup_close_ int pidfd = -1;
-	int r = is_ours(connection) ? receive(connection, request) : -EPERM;
+	/* Read in any case: a connection that is closed over what it has not read loses the answer. */
+	int r = receive(connection, request);
+	if (!is_ours(connection))
+		r = -EPERM;
 	pid_t pid = r == 0 ? fork() : 0;
 	if (r == 0 && pid == 0)
 		return 1;

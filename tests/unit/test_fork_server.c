@@ -68,9 +68,14 @@ static int set_up(void **state) {
 			_exit(70);
 		tell();
 	}
-	struct stat stat;
-	for (int i = 0; i < LIMIT_MS && lstat(path, &stat) < 0; i++)
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	strcpy(address.sun_path, path);
+	/* The file is there a moment before the server listens. */
+	for (int i = 0; i < LIMIT_MS && connect(fd, (struct sockaddr *)&address, sizeof address) < 0; i++)
 		usleep(1000);
+	struct stat stat;
+	assert_int_equal(lstat(path, &stat), 0);
 	assert_int_equal(stat.st_mode & 07777, 0600);
 	return 0;
 }

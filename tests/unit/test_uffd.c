@@ -149,6 +149,17 @@ static void touch_all(struct vm *vm, const char *path, const void *argument) {
 static const size_t one = 1;
 static const size_t seven = 7;
 
+/* Takes `wanted` ended clients: that one has ended is told a moment before it can be taken. */
+static size_t reap_soon(struct fc_page_client *ended, size_t room, size_t wanted) {
+	size_t count = 0;
+	for (int i = 0; i < 5000 && count < wanted; i++) {
+		count += fc_page_server_reap(server, ended + count, room - count);
+		if (count < wanted)
+			usleep(1000);
+	}
+	return count;
+}
+
 /* Tests. */
 
 static void serves_on_demand(void **state) {
@@ -172,7 +183,7 @@ static void serves_on_demand(void **state) {
 	await(child.pid, FC_PAGE_ENDED);
 	struct fc_page_client taken[4];
 	uint64_t bytes = fc_page_server_stats(server).counters.bytes;
-	assert_int_equal(fc_page_server_reap(server, taken, 4), 1);
+	assert_int_equal(reap_soon(taken, 4, 1), 1);
 	assert_int_equal(taken[0].pid, child.pid);
 	assert_int_equal(fc_page_server_reap(server, taken, 4), 0);
 	assert_int_equal(fc_page_server_stats(server).counters.bytes, bytes);
@@ -784,7 +795,7 @@ static void two_hundred_clients(void **state) {
 	}
 	for (size_t i = 0; i < MANY; i++)
 		await(children[i].pid, FC_PAGE_ENDED);
-	assert_int_equal(fc_page_server_reap(server, clients, CLIENTS), MANY);
+	assert_int_equal(reap_soon(clients, CLIENTS, MANY), MANY);
 	assert_int_equal(fc_page_server_stats(server).clients, 0);
 }
 
