@@ -13,7 +13,8 @@ local task = require "fcvm.task"
 
 local M = {}
 local RECORD_MAX = 256 << 10
-local LOCK_SECONDS = 30
+local LOCK_SECONDS = 120 -- a hundred that start at once each hold it for a moment
+local LOCK_PAUSE, LOCK_PAUSE_MOST = 0.005, 0.1
 local SLOTS = 16384
 
 local function file_of(id) return paths.state() .. "/" .. id .. ".json" end
@@ -137,14 +138,17 @@ function M.find(key)
     hint = near and ("did you mean '%s'?"):format(near) or "fcvm ls lists them" }
 end
 
---- Runs `fn` under the lock of the state directory; waits for it at most 30 s.
+--- Runs `fn` under the lock of the state directory; waits for it at most LOCK_SECONDS.
 function M.locked(fn)
   paths.ensure(paths.state())
   local path = paths.state() .. "/.lock"
   local deadline = task.now() + LOCK_SECONDS
   local lock, err = core.proc.lock(path)
+  local pause = LOCK_PAUSE
   while not lock and err.name == "EAGAIN" and task.now() < deadline do
-    task.sleep(0.005)
+    -- Many that look often take the time from the one who holds it; and not all are to look at once.
+    task.sleep(pause * (0.5 + uv.hrtime() % 1000 / 1000))
+    pause = math.min(pause * 1.5, LOCK_PAUSE_MOST)
     lock, err = core.proc.lock(path)
   end
   if not lock then
