@@ -3,6 +3,7 @@
 -- Firecracker in a network of its own. It runs only when its agent has confirmed what makes it another: host name, machine id,
 -- clock, random numbers, generation.
 local control = require "fcvm.control"
+local core = require "fcvm.core"
 local errors = require "fcvm.errors"
 local firecracker = require "fcvm.firecracker"
 local guest = require "fcvm.guest"
@@ -10,6 +11,7 @@ local health = require "fcvm.health"
 local json = require "fcvm.json"
 local paths = require "fcvm.paths"
 local publish = require "fcvm.publish"
+local state = require "fcvm.state"
 local task = require "fcvm.task"
 
 local M = {}
@@ -38,10 +40,9 @@ end
 -- What the clone's record says; the server must still be serving when the record is there, or it would not be ended with it.
 local function claim(self, serve, meta)
   self:claim({ process_type = "clone", image = meta.image, image_digest = meta.image_digest, memory_mib = meta.memory_mib,
-    cpus = meta.cpus, snapshot = meta.tag, serve_pid = serve.pid, server = serve.serve_id }, function(living)
-    for _, record in ipairs(living) do
-      if record.serve_id == serve.serve_id and record.status ~= "stopping" then return end
-    end
+    cpus = meta.cpus, snapshot = meta.tag, serve_pid = serve.pid, server = serve.serve_id }, function()
+    local record = state.read(serve.serve_id)
+    if record and record.status ~= "stopping" and core.proc.alive(record) then return end
     errors.raise { op = "clone", subject = meta.tag, name = "ESRCH", status = errors.status.temporary,
       message = ("its server, process %d, is ending"):format(serve.pid) }
   end)

@@ -78,22 +78,32 @@ function M.read(id)
   return record
 end
 
+-- The ids of all records. A record is written by a rename, and a directory that is read meanwhile may show neither the old
+-- entry nor the new one (btrfs: seen with fifty VMs): what one reading misses, the next one has.
+local function ids()
+  local set = {}
+  for _ = 1, 2 do
+    local dir = uv.fs_scandir(paths.state())
+    while dir do
+      local entry = uv.fs_scandir_next(dir)
+      if not entry then break end
+      local id = entry:match "^(.+)%.json$"
+      if id and M.is_id(id) then set[id] = true end
+    end
+  end
+  return set
+end
+
 --- All records: `living` and `dead` are lists of records by name, `corrupt` a list of {id=, error=}. Reads only.
 function M.scan()
   local living, dead, corrupt = {}, {}, {}
-  local dir = uv.fs_scandir(paths.state())
-  while dir do
-    local entry = uv.fs_scandir_next(dir)
-    if not entry then break end
-    local id = entry:match "^(.+)%.json$"
-    if id and M.is_id(id) then
-      local record, err = M.read(id)
-      if record then
-        local list = core.proc.alive(record) and living or dead
-        list[#list + 1] = record
-      elseif err.name ~= "ENOENT" then
-        corrupt[#corrupt + 1] = { id = id, error = err }
-      end
+  for id in pairs(ids()) do
+    local record, err = M.read(id)
+    if record then
+      local list = core.proc.alive(record) and living or dead
+      list[#list + 1] = record
+    elseif err.name ~= "ENOENT" then
+      corrupt[#corrupt + 1] = { id = id, error = err }
     end
   end
   for _, list in ipairs { living, dead } do
