@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * pinvcpu: binds each thread that runs a Firecracker's virtual processor to one of the KVM host's processors, in turn.
+ * pinvcpu: binds each thread that runs a Firecracker's virtual processor to one of the KVM host's processors, in turn,
+ * but for the first.
  *
- * Where such a thread moves from one of QEMU's emulated processors to another, its guest (or the host itself) now and
- * then finds nothing mapped right after a switch between the two: a triple fault of a busy guest within a minute or
- * two, seen by kvm_exit of the host's tracing ("shutdown", a page fault on the first instruction). With threads that
- * stay, never.
+ * Where such a thread moves from one of QEMU's emulated processors to another, or runs on the first, which gets the
+ * devices' interrupts, its guest (or the host itself) now and then has the wrong page tables right after a switch
+ * between the two: a busy guest ends by a triple fault or takes page faults for ever within a minute or two, seen by
+ * kvm_exit of the host's tracing.
  *
  * The kernel tells of each name that a thread takes (Documentation/driver-api/connector.rst, linux/cn_proc.h).
  */
