@@ -142,6 +142,13 @@ int fc_quiet_begin(struct fc_session *session, struct fc_error *error) {
 
 /* ---- after it */
 
+/* Whether this is the session that asked for the silence, and its connection has not ended. */
+static bool is_open_asker(const struct fc_session *session) {
+	struct pollfd connection = {.fd = session->source.fd};
+	return session->last && !session->dead && poll(&connection, 1, 0) >= 0 &&
+	       !(connection.revents & (POLLERR | POLLHUP | POLLNVAL));
+}
+
 /*
  * After a snapshot the kernel hears from Firecracker that the transport was reset, and ends all connections that it has
  * then: the asker's, which has been open all the while, and every new one. On a busy guest that may be long after the
@@ -150,14 +157,12 @@ int fc_quiet_begin(struct fc_session *session, struct fc_error *error) {
  */
 int fc_quiet_check_reset(const struct fc_session *session, struct fc_error *error) {
 	struct fc_server *server = session->server;
-	bool open = false;
-	for (const struct fc_session *other = server->sessions; other && server->quiet == FC_QUIET_YES;
-	     other = other->next) {
-		struct pollfd asker = {.fd = other->source.fd};
-		if (other != session && !other->dead && other->last)
-			open = open || (poll(&asker, 1, 0) >= 0 && !(asker.revents & (POLLERR | POLLHUP | POLLNVAL)));
-	}
-	if (!open)
+	if (server->quiet != FC_QUIET_YES)
+		return 0;
+	const struct fc_session *asker = server->sessions;
+	while (asker && (asker == session || !is_open_asker(asker)))
+		asker = asker->next;
+	if (!asker)
 		return 0;
 	uint64_t now = fc_clock_ms();
 	if (server->awaken_ms == 0)

@@ -203,10 +203,10 @@ void fc_server_status(const struct fc_server *server, struct fc_text *text);
 
 /* ---- quiet.c */
 
-/* Whether the silence may end by what this session asks, or -EAGAIN: asked again, it may. */
-int fc_quiet_check_reset(const struct fc_session *session, struct fc_error *error);
 /* Falls silent, and then answers the session with OK. -EAGAIN, -ESRCH by the container's state; -EALREADY. */
 int fc_quiet_begin(struct fc_session *session, struct fc_error *error);
+/* Whether the silence may end by what this session asks, or -EAGAIN: asked again, it may. */
+int fc_quiet_check_reset(const struct fc_session *session, struct fc_error *error);
 /* At the end of a turn: has everything gone out? */
 void fc_quiet_check(struct fc_server *server);
 /* Goes on; nothing where there is no silence. */

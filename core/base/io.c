@@ -90,21 +90,24 @@ int fc_io_write_file(const char *path, const char *text, struct fc_error *error)
 	return 0;
 }
 
-int fc_io_send_fd(int socket, const void *data, size_t size, int fd) {
+int fc_io_send_fds(int socket, const void *data, size_t size, const int *fds, size_t count) {
 	union {
-		char buffer[CMSG_SPACE(sizeof fd)];
+		char buffer[CMSG_SPACE(FDS_MAX * sizeof(int))];
 		struct cmsghdr align;
 	} control = {.buffer = {0}};
 	struct iovec part = {.iov_base = (void *)(size_t)data, .iov_len = size};
-	struct msghdr message = {.msg_iov = &part,
-	                         .msg_iovlen = 1,
-	                         .msg_control = control.buffer,
-	                         .msg_controllen = sizeof control.buffer};
-	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-	header->cmsg_level = SOL_SOCKET;
-	header->cmsg_type = SCM_RIGHTS;
-	header->cmsg_len = CMSG_LEN(sizeof fd);
-	memcpy(CMSG_DATA(header), &fd, sizeof fd);
+	struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+	if (count > FDS_MAX)
+		return -EINVAL;
+	if (count > 0) {
+		message.msg_control = control.buffer;
+		message.msg_controllen = CMSG_SPACE(count * sizeof *fds);
+		struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+		header->cmsg_level = SOL_SOCKET;
+		header->cmsg_type = SCM_RIGHTS;
+		header->cmsg_len = CMSG_LEN(count * sizeof *fds);
+		memcpy(CMSG_DATA(header), fds, count * sizeof *fds);
+	}
 	ssize_t n;
 	do
 		n = sendmsg(socket, &message, MSG_NOSIGNAL);
@@ -116,18 +119,22 @@ int fc_io_send_fd(int socket, const void *data, size_t size, int fd) {
 	return 0;
 }
 
-/* Collects the descriptors of one message. Returns how many there were; only the first is kept open, in *ret_fd. */
-static size_t take_fds(struct msghdr *message, int *ret_fd) {
+int fc_io_send_fd(int socket, const void *data, size_t size, int fd) {
+	return fc_io_send_fds(socket, data, size, &fd, 1);
+}
+
+/* Collects the descriptors of one message. Returns how many there were; those beyond `room` are closed. */
+static size_t take_fds(struct msghdr *message, int *fds, size_t room) {
 	size_t count = 0;
 	for (struct cmsghdr *header = CMSG_FIRSTHDR(message); header; header = CMSG_NXTHDR(message, header)) {
 		if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS)
 			continue;
 		size_t n = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-		for (size_t i = 0; i < n; i++) {
+		for (size_t i = 0; i < n; i++, count++) {
 			int fd;
 			memcpy(&fd, CMSG_DATA(header) + i * sizeof fd, sizeof fd);
-			if (count++ == 0)
-				*ret_fd = fd;
+			if (count < room)
+				fds[count] = fd;
 			else
 				close(fd);
 		}
@@ -135,7 +142,7 @@ static size_t take_fds(struct msghdr *message, int *ret_fd) {
 	return count;
 }
 
-ssize_t fc_io_recv_fd(int socket, void *data, size_t size, int *ret_fd) {
+ssize_t fc_io_recv_fds(int socket, void *data, size_t size, int *fds, size_t room, size_t *ret_count) {
 	union {
 		char buffer[CMSG_SPACE(FDS_MAX * sizeof(int))];
 		struct cmsghdr align;
@@ -151,13 +158,21 @@ ssize_t fc_io_recv_fd(int socket, void *data, size_t size, int *ret_fd) {
 	while (n < 0 && errno == EINTR);
 	if (n < 0)
 		return -errno;
-	int fd = -1;
-	size_t count = take_fds(&message, &fd);
-	if (count > 1 || (message.msg_flags & MSG_CTRUNC)) {
-		if (fd >= 0)
-			close(fd);
+	size_t count = take_fds(&message, fds, room);
+	if (count > room || (message.msg_flags & (MSG_CTRUNC | MSG_TRUNC))) {
+		for (size_t i = 0; i < count && i < room; i++)
+			close(fds[i]);
 		return -EPROTO;
 	}
-	*ret_fd = fd;
+	*ret_count = count;
+	return n;
+}
+
+ssize_t fc_io_recv_fd(int socket, void *data, size_t size, int *ret_fd) {
+	int fd = -1;
+	size_t count;
+	ssize_t n = fc_io_recv_fds(socket, data, size, &fd, 1, &count);
+	if (n >= 0)
+		*ret_fd = count > 0 ? fd : -1;
 	return n;
 }

@@ -26,10 +26,20 @@ int fc_io_write_file(const char *path, const char *text, struct fc_error *error)
 /* Sends `size` (1 or more) bytes with one descriptor (borrowed) over a Unix socket. Returns 0 or -errno. */
 int fc_io_send_fd(int socket, const void *data, size_t size, int fd);
 
+/* The same with `count` (0 to 16) descriptors. EINVAL where there are more. */
+int fc_io_send_fds(int socket, const void *data, size_t size, const int *fds, size_t count);
+
 /*
  * Receives up to `size` bytes and at most one descriptor, close-on-exec. Returns the bytes received or -errno; *ret_fd
  * is the descriptor (the caller closes it) or -1. Where the peer sent several, all are closed and -EPROTO is returned.
  */
 ssize_t fc_io_recv_fd(int socket, void *data, size_t size, int *ret_fd);
+
+/*
+ * The same with at most `room` (up to 16) descriptors: *ret_count of them are in `fds`, the caller's to close. Where
+ * the peer sent more, or a message (of a socket that has such) of more than `size` bytes, all are closed and -EPROTO is
+ * returned.
+ */
+ssize_t fc_io_recv_fds(int socket, void *data, size_t size, int *fds, size_t room, size_t *ret_count);
 
 #endif

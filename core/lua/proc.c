@@ -399,10 +399,9 @@ static int proc_fork_serve(lua_State *L) {
 }
 
 /***
-Asks a fork server for a process; never blocks.
+Asks a fork server for a process, with our environment; never blocks.
 @param path the server's socket
 @param fds a list of six descriptors (borrowed): the new process's 0 to 5
-@param env a list of "K=V", all of its environment
 @return a descriptor, the caller's, which can be read when proc.fork_answer has an answer; or nil, err: ENOENT and
 ECONNREFUSED where no server is there, EAGAIN, E2BIG over 64 KiB of environment
 */
@@ -410,22 +409,15 @@ static int proc_fork_ask(lua_State *L) {
 	int fds[FC_FORK_FDS];
 	const char *path = check_text(L, 1);
 	luaL_checktype(L, 2, LUA_TTABLE);
-	luaL_checktype(L, 3, LUA_TTABLE);
 	for (int i = 0; i < FC_FORK_FDS; i++) {
 		lua_rawgeti(L, 2, i + 1);
 		fds[i] = check_fd_number(L, -1);
 		lua_pop(L, 1);
 	}
 	luaL_Buffer env;
-	lua_Unsigned count = lua_rawlen(L, 3);
 	luaL_buffinit(L, &env);
-	for (lua_Unsigned i = 1; i <= count; i++) {
-		lua_rawgeti(L, 3, (lua_Integer)i);
-		luaL_argcheck(L, lua_type(L, -1) == LUA_TSTRING, 3, "it must be a list of strings");
-		luaL_argcheck(L, strlen(lua_tostring(L, -1)) == lua_rawlen(L, -1), 3, "an item has a NUL byte in it");
-		luaL_addvalue(&env);
-		luaL_addchar(&env, '\0');
-	}
+	for (char *const *variable = environ; *variable; variable++)
+		luaL_addlstring(&env, *variable, strlen(*variable) + 1);
 	luaL_pushresult(&env);
 	struct fc_error error;
 	int fd = fc_fork_ask(path, fds, lua_tostring(L, -1), lua_rawlen(L, -1), &error);

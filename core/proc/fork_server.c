@@ -17,13 +17,9 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/io.h"
 
 enum { BACKLOG = 128, SECONDS = 2 };
-
-union control {
-	char bytes[CMSG_SPACE(FC_FORK_FDS * sizeof(int))];
-	struct cmsghdr aligned;
-};
 
 static int address_of(const char *path, struct sockaddr_un *address) {
 	*address = (struct sockaddr_un){.sun_family = AF_UNIX};
@@ -53,37 +49,15 @@ int fc_fork_listen(const char *path, struct fc_error *error) {
 
 struct request {
 	int fds[FC_FORK_FDS];
+	size_t fd_count;
 	char *env; /* the strings, one after the other; the new process keeps them */
 	size_t env_size;
 };
 
 static void close_fds(struct request *request) {
-	for (int i = 0; i < FC_FORK_FDS; i++) {
-		if (request->fds[i] >= 0)
-			close(request->fds[i]);
-		request->fds[i] = -1;
-	}
-}
-
-/* Takes the descriptors of a message; all of it is refused where there are others than asked for. */
-static int take_fds(struct msghdr *message, struct request *request) {
-	size_t count = 0;
-	bool fits = !(message->msg_flags & MSG_CTRUNC);
-	for (struct cmsghdr *part = CMSG_FIRSTHDR(message); part; part = CMSG_NXTHDR(message, part)) {
-		if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS)
-			continue;
-		size_t n = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-		for (size_t i = 0; i < n; i++) {
-			int fd;
-			memcpy(&fd, CMSG_DATA(part) + i * sizeof fd, sizeof fd);
-			if (count < FC_FORK_FDS)
-				request->fds[count++] = fd;
-			else
-				close(fd);
-		}
-		fits = fits && n == FC_FORK_FDS;
-	}
-	return fits && count == FC_FORK_FDS ? 0 : -EPROTO;
+	for (size_t i = 0; i < request->fd_count; i++)
+		close(request->fds[i]);
+	request->fd_count = 0;
 }
 
 static bool is_ours(int connection) {
@@ -95,35 +69,16 @@ static bool is_ours(int connection) {
 
 static int receive(int connection, struct request *request) {
 	struct timeval limit = {.tv_sec = SECONDS};
-	union control control;
-	struct iovec data = {.iov_base = request->env, .iov_len = FC_FORK_ENV_MAX};
-	struct msghdr message = {
-	        .msg_iov = &data, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
 	if (setsockopt(connection, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit) < 0)
 		return -errno;
-	ssize_t n = recvmsg(connection, &message, MSG_CMSG_CLOEXEC);
+	ssize_t n = fc_io_recv_fds(connection, request->env, FC_FORK_ENV_MAX, request->fds, FC_FORK_FDS,
+	                           &request->fd_count);
 	if (n < 0)
-		return -errno;
-	int r = take_fds(&message, request);
-	if (r < 0 || message.msg_flags & MSG_TRUNC || (n > 0 && request->env[n - 1] != '\0'))
+		return (int)n;
+	if (request->fd_count != FC_FORK_FDS || (n > 0 && request->env[n - 1] != '\0'))
 		return -EPROTO;
 	request->env_size = (size_t)n;
 	return 0;
-}
-
-static int send_answer(int connection, const struct fc_fork_answer *answer, int pidfd) {
-	union control control = {0};
-	struct iovec data = {.iov_base = (void *)(uintptr_t)answer, .iov_len = sizeof *answer};
-	struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1};
-	if (pidfd >= 0) {
-		message.msg_control = &control;
-		message.msg_controllen = CMSG_SPACE(sizeof pidfd);
-		struct cmsghdr *part = CMSG_FIRSTHDR(&message);
-		*part = (struct cmsghdr){
-		        .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof pidfd)};
-		memcpy(CMSG_DATA(part), &pidfd, sizeof pidfd);
-	}
-	return sendmsg(connection, &message, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 ? -errno : 0;
 }
 
 /* In the new process: its descriptors. Each is first moved out of the way of the others' numbers. */
@@ -185,7 +140,7 @@ static int serve_one(int connection, struct request *request) {
 	answer.pid = r == 0 ? pid : 0;
 	answer.error = -r;
 	/* Whoever does not wait for the answer does not own the process either: its end is by its descriptors. */
-	send_answer(connection, &answer, pidfd);
+	fc_io_send_fds(connection, &answer, sizeof answer, &pidfd, pidfd >= 0 ? 1 : 0);
 	return 0;
 }
 
@@ -208,7 +163,6 @@ int fc_fork_serve(int listener, struct fc_error *error) {
 		return fc_error_set(error, errno, "serve forks", NULL, NULL, NULL);
 	sigdelset(&open, SIGCHLD);
 	struct request request = {.env = malloc(FC_FORK_ENV_MAX)};
-	memset(request.fds, -1, sizeof request.fds);
 	if (!request.env)
 		return fc_error_set(error, ENOMEM, "serve forks", NULL, NULL, NULL);
 	for (;;) {
@@ -239,35 +193,22 @@ int fc_fork_ask(const char *path, const int *fds, const char *env, size_t env_si
 	if (r < 0)
 		return fc_error_set(error, -r, "ask for a fork", path, NULL, NULL);
 	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	union control control = {0};
-	struct iovec data = {.iov_base = (void *)(uintptr_t)env, .iov_len = env_size};
-	struct msghdr message = {
-	        .msg_iov = &data, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control.bytes};
-	struct cmsghdr *part = CMSG_FIRSTHDR(&message);
-	*part = (struct cmsghdr){
-	        .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(FC_FORK_FDS * sizeof *fds)};
-	memcpy(CMSG_DATA(part), fds, FC_FORK_FDS * sizeof *fds);
-	if (fd < 0 || connect(fd, (const struct sockaddr *)&address, sizeof address) < 0 ||
-	    sendmsg(fd, &message, MSG_NOSIGNAL) < 0)
-		return fc_error_set(error, errno, "ask for a fork", path, NULL, NULL);
+	if (fd < 0 || connect(fd, (const struct sockaddr *)&address, sizeof address) < 0)
+		r = -errno;
+	if (r == 0)
+		r = fc_io_send_fds(fd, env, env_size, fds, FC_FORK_FDS);
+	if (r < 0)
+		return fc_error_set(error, -r, "ask for a fork", path, NULL, NULL);
 	return fc_steal_fd(&fd);
 }
 
 int fc_fork_answer_read(int connection, int32_t *ret_pid, struct fc_error *error) {
 	struct fc_fork_answer answer;
-	union control control;
-	struct iovec data = {.iov_base = &answer, .iov_len = sizeof answer};
-	struct msghdr message = {
-	        .msg_iov = &data, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = CMSG_SPACE(sizeof(int))};
 	_cleanup_close_ int pidfd = -1;
-	ssize_t n = recvmsg(connection, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
-	int r = n < 0 ? errno : n == 0 ? EPIPE : n != sizeof answer ? EPROTO : 0;
-	struct cmsghdr *part = r == 0 ? CMSG_FIRSTHDR(&message) : NULL;
-	if (part && part->cmsg_level == SOL_SOCKET && part->cmsg_type == SCM_RIGHTS &&
-	    part->cmsg_len == CMSG_LEN(sizeof pidfd))
-		memcpy(&pidfd, CMSG_DATA(part), sizeof pidfd);
-	if (r == 0)
-		r = answer.error > 0 ? answer.error : answer.pid <= 0 || pidfd < 0 ? EPROTO : 0;
+	ssize_t n = fc_io_recv_fd(connection, &answer, sizeof answer, &pidfd);
+	int r = n < 0 ? (int)-n : n == 0 ? EPIPE : n != sizeof answer || answer.error < 0 ? EPROTO : answer.error;
+	if (r == 0 && (answer.pid <= 0 || pidfd < 0))
+		r = EPROTO;
 	if (r)
 		return fc_error_set(error, r, "ask for a fork", NULL, NULL, NULL);
 	*ret_pid = answer.pid;

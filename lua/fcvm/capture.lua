@@ -41,7 +41,7 @@ local function check_space(self)
   if free < needed then
     errors.raise { op = "snapshot", subject = self.record.name, name = "ENOSPC",
       message = ("it needs %d MiB and %s has %d"):format(needed >> 20, where, free >> 20),
-      hint = "fcvm snapshot rm frees space; FCVM_DATA_DIR or --data-dir chooses another disk" }
+      hint = firecracker.space_hint }
   end
 end
 

@@ -324,6 +324,9 @@ end
 --- The version of this Firecracker, after M:wait_api: "1.12.1".
 function M:version() return self.about end
 
+--- What frees space for a snapshot.
+M.space_hint = "fcvm snapshot rm frees space; FCVM_DATA_DIR or --data-dir chooses another disk"
+
 --- Stops the guest's processors, and lets them go on.
 function M:pause() self:api("PATCH", "/vm", { state = "Paused" }, PAUSE_SECONDS) end
 function M:resume() self:api("PATCH", "/vm", { state = "Resumed" }, PAUSE_SECONDS) end
@@ -337,7 +340,7 @@ function M:write_snapshot()
   -- Its own status is that of a bad request; the number stands in its words.
   if type(err) == "table" and tostring(err.message):find("(os error 28)", 1, true) then
     errors.raise { op = err.op, subject = err.subject, name = "ENOSPC", message = err.message,
-      hint = "fcvm snapshot rm frees space; FCVM_DATA_DIR or --data-dir chooses another disk" }
+      hint = M.space_hint }
   end
   error(err, 0)
 end

@@ -232,11 +232,11 @@ local function claim(kind, fields, prepare, after)
 end
 
 --- Claims a name and a network slot for this process and writes its first record, of `fields` (name may be nil: one is
--- made). `is_free(slot)` says whether a slot may be used on this host; `check(living)`, where it is given, may raise under the
+-- made). `is_free(slot)` says whether a slot may be used on this host; `check()`, where it is given, may raise under the
 -- lock what speaks against the claim. Raises EEXIST where a living VM has the name.
 function M.claim(fields, is_free, check)
   return claim("vm", fields, function(record, living, dead)
-    if check then check(living) end
+    if check then check() end
     local all = table.move(dead, 1, #dead, #living + 1, table.move(living, 1, #living, 1, {}))
     record.slot = free_slot(all, is_free)
   end)

@@ -76,19 +76,10 @@ local function spawn(self, command, stdio)
   return pid
 end
 
--- The environment as a list.
-local function environment()
-  local list = {}
-  for key, value in pairs(uv.os_environ()) do list[#list + 1] = key .. "=" .. value end
-  return list
-end
-
 -- Asks the fork server at `dir` for a process with these descriptors; returns a handle on it and its PID, or nil where there
 -- is none that answers.
 local function ask_fork(dir, fds)
-  local connection = unix.with_path(dir, M.fork_socket, function(path)
-    return core.proc.fork_ask(path, fds, environment())
-  end)
+  local connection = unix.with_path(dir, M.fork_socket, function(path) return core.proc.fork_ask(path, fds) end)
   if not connection then return nil end
   local ok, process, pid = pcall(function()
     if task.readable_within(connection, FORK_SECONDS) then return core.proc.fork_answer(connection) end
