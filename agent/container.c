@@ -643,4 +643,5 @@ void fc_container_close(struct fc_server *server) {
 		close(container->pidfd);
 	fc_text_clear(&container->start_text);
 	free(container->error);
+	fc_restore_forget(server);
 }

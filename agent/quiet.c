@@ -132,6 +132,7 @@ int fc_quiet_begin(struct fc_session *session, struct fc_error *error) {
 		fall_silent(server);
 		return 0;
 	}
+	fc_restore_prepare(server);
 	server->quiet = FC_QUIET_DRAINING;
 	server->quiet_timer.fire = on_timer;
 	fc_timer_start(&server->loop, &server->quiet_timer, DRAIN_MS);

@@ -162,8 +162,7 @@ static int rewrite_names(const char *kind, const char *path, const char *before,
 	return rewrite_line(path, wanted->machine_id, error);
 }
 
-static const char *const kinds[] = {"hostname", "hosts", "machine-id"};
-enum { KINDS = sizeof kinds / sizeof *kinds };
+static const char *const kinds[FC_NAME_FILES] = {"hostname", "hosts", "machine-id"};
 
 /* The source of the container's mount at /etc/KIND, or NULL where it has none. */
 static const char *source_of(const struct fc_json *config, const char *kind) {
@@ -178,28 +177,56 @@ static const char *source_of(const struct fc_json *config, const char *kind) {
 	return NULL;
 }
 
-/* The container's own files of that kind, which Podman made and mounted: outside, where no link of its is in the way.
- */
-static int rename_container(const struct fc_server *server, const char *before, const struct wanted *wanted,
-                            struct fc_error *error) {
+/* Finds the container's own files that hold names, which Podman made and mounted. */
+static int find_files(struct fc_server *server, struct fc_error *error) {
 	char path[PATH_MAX];
 	_cleanup_free_ char *text = NULL;
 	size_t size;
 	struct fc_json *config;
-	if (server->container.state != FC_CONTAINER_RUNNING)
+	struct fc_container *container = &server->container;
+	if (container->files_known)
 		return 0;
-	snprintf(path, sizeof path, "%s/%s/userdata/config.json", server->config->bundles_dir, server->container.id);
+	snprintf(path, sizeof path, "%s/%s/userdata/config.json", server->config->bundles_dir, container->id);
 	int r = fc_io_read_file(path, CONFIG_MAX, &text, &size, error);
 	if (r == 0)
 		r = fc_json_parse(text, size, &config, error);
 	if (r < 0)
 		return r;
-	for (size_t i = 0; r == 0 && i < KINDS; i++) {
+	for (size_t i = 0; r == 0 && i < FC_NAME_FILES; i++) {
 		const char *source = source_of(config, kinds[i]);
-		if (source)
-			r = rewrite_names(kinds[i], source, before, wanted, error);
+		container->files[i] = source ? strdup(source) : NULL;
+		if (source && !container->files[i])
+			r = fc_error_set(error, ENOMEM, "read", path, NULL, NULL);
 	}
 	fc_json_free(config);
+	container->files_known = r == 0;
+	if (r < 0)
+		fc_restore_forget(server);
+	return r;
+}
+
+void fc_restore_prepare(struct fc_server *server) {
+	struct fc_error ignored;
+	find_files(server, &ignored);
+}
+
+void fc_restore_forget(struct fc_server *server) {
+	for (size_t i = 0; i < FC_NAME_FILES; i++) {
+		free(server->container.files[i]);
+		server->container.files[i] = NULL;
+	}
+	server->container.files_known = false;
+}
+
+/* The container's own files of names: written outside, where no link of its is in the way. */
+static int rename_container(struct fc_server *server, const char *before, const struct wanted *wanted,
+                            struct fc_error *error) {
+	if (server->container.state != FC_CONTAINER_RUNNING)
+		return 0;
+	int r = find_files(server, error);
+	for (size_t i = 0; r == 0 && i < FC_NAME_FILES; i++)
+		if (server->container.files[i])
+			r = rewrite_names(kinds[i], server->container.files[i], before, wanted, error);
 	return r;
 }
 
@@ -207,7 +234,7 @@ static int rename_guest(const struct fc_server *server, const char *before, cons
                         struct fc_error *error) {
 	char path[PATH_MAX];
 	int r = fc_identity_set_hostname(wanted->hostname, error);
-	for (size_t i = 0; r == 0 && i < KINDS; i++) {
+	for (size_t i = 0; r == 0 && i < FC_NAME_FILES; i++) {
 		snprintf(path, sizeof path, "%s/%s", server->config->etc_dir, kinds[i]);
 		r = rewrite_names(kinds[i], path, before, wanted, error);
 	}

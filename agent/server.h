@@ -30,6 +30,7 @@
 
 enum {
 	FC_EVENTS_MAX = 64,
+	FC_NAME_FILES = 3, /* of a container: hostname, hosts, machine-id */
 	FC_STAGES_MAX = 24,
 	FC_SESSION_HIGH = 128 * 1024, /* bytes that wait for a peer before nothing more is read for it */
 	FC_START_TEXT_MAX = 64 * 1024,
@@ -79,6 +80,8 @@ struct fc_container {
 	bool stop_asked;
 	unsigned grace;
 	struct fc_timer kill_timer;
+	bool files_known;
+	char *files[FC_NAME_FILES]; /* see fc_restore_prepare; NULL where it has none */
 };
 
 struct fc_exec {
@@ -219,6 +222,11 @@ int fc_quiet_resume(struct fc_session *session, unsigned id, struct fc_error *er
 /* ---- restore.c */
 /* The answers to RESTORE and CLOCK. Where they return an error, the guest may be half of what was asked for. */
 int fc_restore(struct fc_session *session, const struct fc_json *request, struct fc_error *error);
+
+/* Finds the container's own files that hold names while there is time: before a snapshot. What a clone's start waits
+ * for is then their writing alone. Where they cannot be found fc_restore looks again, and says why. */
+void fc_restore_prepare(struct fc_server *server);
+void fc_restore_forget(struct fc_server *server);
 int fc_restore_clock(struct fc_session *session, const struct fc_json *request, struct fc_error *error);
 
 /* ---- session.c */

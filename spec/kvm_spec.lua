@@ -99,7 +99,7 @@ describe("#kvm", function()
     run:wait()
     cli.eventually("Firecracker to end", function() return not uv.fs_stat("/proc/" .. firecracker) end, 10)
     -- As a loss of power may leave it: a directory without a record.
-    local orphan = require("fcvm.firecracker").directory "vm-0123456789ab"
+    local orphan = require("fcvm.paths").vm "vm-0123456789ab"
     require("fcvm.paths").ensure(orphan .. "/firecracker")
     assert.equal(0, cli.run({ "sweep" }).status)
     assert.same({}, left_of(record.vm_id))
@@ -263,8 +263,8 @@ describe("#kvm", function()
     assert.matches("NoNewPrivs:%s+1", status)
     assert.matches("Seccomp:%s+2", status)
     assert.matches("CapEff:%s+0+%s", status)
-    local firecracker = require "fcvm.firecracker"
-    assert.equal(uv.fs_stat(firecracker.root(record.vm_id) .. "/disk.ext4").ino,
+    local paths = require "fcvm.paths"
+    assert.equal(uv.fs_stat(paths.vm_root(record.vm_id) .. "/disk.ext4").ino,
       uv.fs_stat("/proc/" .. pid .. "/root/disk.ext4").ino)
     assert.is_nil(uv.fs_stat("/proc/" .. pid .. "/root/proc"))
     for name, value in pairs { ["memory.max"] = (256 + 192) << 20, ["pids.max"] = 64 } do

@@ -10,7 +10,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -43,19 +42,8 @@ struct fc_http {
 	char words[CURL_ERROR_SIZE]; /* libcurl's own account of a failure */
 };
 
-static CURLcode global_result;
-
-static void global_init(void) {
-	global_result = curl_global_init(CURL_GLOBAL_ALL);
-}
-
 int fc_http_init(struct fc_error *error) {
-	static pthread_once_t once = PTHREAD_ONCE_INIT;
-	pthread_once(&once, global_init);
-	if (global_result != CURLE_OK)
-		return fc_error_set(error, global_result == CURLE_OUT_OF_MEMORY ? ENOMEM : EIO, "start libcurl", NULL,
-		                    NULL, "%s", curl_easy_strerror(global_result));
-	return 0;
+	return fch_curl_load(error);
 }
 
 static int on_socket(CURL *easy, curl_socket_t socket, int what, void *user, void *socket_user) {
@@ -91,12 +79,12 @@ static int on_timer(CURLM *multi, long ms, void *user) {
 /* libcurl's handles, and with them the connection. */
 static void drop_curl(struct fc_http *http) {
 	if (http->multi && http->easy)
-		curl_multi_remove_handle(http->multi, http->easy);
+		fch_curl.multi_remove_handle(http->multi, http->easy);
 	if (http->easy)
-		curl_easy_cleanup(http->easy);
+		fch_curl.easy_cleanup(http->easy);
 	if (http->multi)
-		curl_multi_cleanup(http->multi);
-	curl_slist_free_all(http->headers);
+		fch_curl.multi_cleanup(http->multi);
+	fch_curl.slist_free_all(http->headers);
 	http->easy = NULL;
 	http->multi = NULL;
 	http->headers = NULL;
@@ -148,7 +136,7 @@ static int open_descriptors(struct fc_http *http, struct fc_error *error) {
 }
 
 static int add_header(struct fc_http *http, const char *line) {
-	struct curl_slist *longer = curl_slist_append(http->headers, line);
+	struct curl_slist *longer = fch_curl.slist_append(http->headers, line);
 	if (!longer)
 		return -ENOMEM;
 	http->headers = longer;
@@ -185,7 +173,7 @@ static int set_headers(struct fc_http *http, const struct fc_http_options *optio
 		r = add_header(http, "Expect:");
 	if (r == 0 && !has_header(options, "Content-Type"))
 		r = add_header(http, "Content-Type:");
-	if (r == 0 && curl_easy_setopt(http->easy, CURLOPT_HTTPHEADER, http->headers) != CURLE_OK)
+	if (r == 0 && fch_curl.easy_setopt(http->easy, CURLOPT_HTTPHEADER, http->headers) != CURLE_OK)
 		r = -ENOMEM;
 	return r;
 }
@@ -199,17 +187,17 @@ static CURLcode set_method(CURL *easy, const struct fc_http_options *options) {
 	CURLcode code = CURLE_OK;
 	if (options->body || takes_body(method)) {
 		/* Set before the body, which it measures; an empty body is said to be empty. */
-		code = curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)options->body_size);
+		code = fch_curl.easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)options->body_size);
 		if (code == CURLE_OK)
-			code = curl_easy_setopt(easy, CURLOPT_COPYPOSTFIELDS, options->body ? options->body : "");
+			code = fch_curl.easy_setopt(easy, CURLOPT_COPYPOSTFIELDS, options->body ? options->body : "");
 		if (code == CURLE_OK && strcmp(method, "POST") == 0)
 			return CURLE_OK;
 	} else if (strcmp(method, "HEAD") == 0) {
-		return curl_easy_setopt(easy, CURLOPT_NOBODY, 1L);
+		return fch_curl.easy_setopt(easy, CURLOPT_NOBODY, 1L);
 	} else if (strcmp(method, "GET") == 0) {
-		return curl_easy_setopt(easy, CURLOPT_HTTPGET, 1L);
+		return fch_curl.easy_setopt(easy, CURLOPT_HTTPGET, 1L);
 	}
-	return code == CURLE_OK ? curl_easy_setopt(easy, CURLOPT_CUSTOMREQUEST, method) : code;
+	return code == CURLE_OK ? fch_curl.easy_setopt(easy, CURLOPT_CUSTOMREQUEST, method) : code;
 }
 
 /* A path too long for an address is reached through the descriptor of the socket's own file. */
@@ -222,7 +210,7 @@ static int set_unix_path(struct fc_http *http, const char *path, struct fc_error
 		snprintf(through, sizeof through, "/proc/self/fd/%d", http->socket_path);
 		path = through;
 	}
-	if (curl_easy_setopt(http->easy, CURLOPT_UNIX_SOCKET_PATH, path) != CURLE_OK)
+	if (fch_curl.easy_setopt(http->easy, CURLOPT_UNIX_SOCKET_PATH, path) != CURLE_OK)
 		return no_memory(http, error);
 	return 0;
 }
@@ -231,7 +219,7 @@ static int set_unix_path(struct fc_http *http, const char *path, struct fc_error
 #define SET(option, value)                                                                                             \
 	do {                                                                                                           \
 		if (code == CURLE_OK)                                                                                  \
-			code = curl_easy_setopt(easy, option, value);                                                  \
+			code = fch_curl.easy_setopt(easy, option, value);                                              \
 	} while (0)
 
 static CURLcode set_limits(struct fc_http *http, const struct fc_http_options *options) {
@@ -269,17 +257,17 @@ static CURLcode set_basics(struct fc_http *http, const struct fc_http_options *o
 #undef SET
 
 static int set_multi(struct fc_http *http) {
-	http->multi = curl_multi_init();
-	if (!http->multi || curl_multi_setopt(http->multi, CURLMOPT_SOCKETFUNCTION, on_socket) != CURLM_OK ||
-	    curl_multi_setopt(http->multi, CURLMOPT_SOCKETDATA, http) != CURLM_OK ||
-	    curl_multi_setopt(http->multi, CURLMOPT_TIMERFUNCTION, on_timer) != CURLM_OK ||
-	    curl_multi_setopt(http->multi, CURLMOPT_TIMERDATA, http) != CURLM_OK)
+	http->multi = fch_curl.multi_init();
+	if (!http->multi || fch_curl.multi_setopt(http->multi, CURLMOPT_SOCKETFUNCTION, on_socket) != CURLM_OK ||
+	    fch_curl.multi_setopt(http->multi, CURLMOPT_SOCKETDATA, http) != CURLM_OK ||
+	    fch_curl.multi_setopt(http->multi, CURLMOPT_TIMERFUNCTION, on_timer) != CURLM_OK ||
+	    fch_curl.multi_setopt(http->multi, CURLMOPT_TIMERDATA, http) != CURLM_OK)
 		return -ENOMEM;
 	return 0;
 }
 
 static int configure(struct fc_http *http, const struct fc_http_options *options, struct fc_error *error) {
-	http->easy = curl_easy_init();
+	http->easy = fch_curl.easy_init();
 	if (!http->easy || set_multi(http) < 0)
 		return no_memory(http, error);
 	CURLcode code = set_basics(http, options);
@@ -289,7 +277,7 @@ static int configure(struct fc_http *http, const struct fc_http_options *options
 		code = set_method(http->easy, options);
 	if (code != CURLE_OK)
 		return fc_error_set(error, fch_errno(code, 0), "request", http->subject, NULL, "%s",
-		                    curl_easy_strerror(code));
+		                    fch_curl.easy_strerror(code));
 	if (set_headers(http, options) < 0)
 		return no_memory(http, error);
 	if (options->unix_path)
@@ -315,9 +303,9 @@ int fc_http_start(const struct fc_http_options *options, struct fc_http **ret_ht
 		r = configure(http, options, error);
 	if (r < 0)
 		return r;
-	CURLMcode code = curl_multi_add_handle(http->multi, http->easy);
+	CURLMcode code = fch_curl.multi_add_handle(http->multi, http->easy);
 	if (code != CURLM_OK)
-		return fc_error_set(error, EIO, "request", http->subject, NULL, "%s", curl_multi_strerror(code));
+		return fc_error_set(error, EIO, "request", http->subject, NULL, "%s", fch_curl.multi_strerror(code));
 	*ret_http = fc_steal_ptr(http);
 	return 0;
 }
@@ -336,7 +324,7 @@ static void end(struct fc_http *http, enum state state) {
 /* Says in our words what our limits did, else in libcurl's. */
 static void fail(struct fc_http *http, CURLcode code, long os_errno) {
 	int err = http->answer.refused ? http->answer.refused : fch_errno(code, os_errno);
-	const char *words = http->words[0] ? http->words : curl_easy_strerror(code);
+	const char *words = http->words[0] ? http->words : fch_curl.easy_strerror(code);
 	struct fc_error *error = &http->error;
 	if (err == EFBIG)
 		fc_error_set(error, err, "request", http->subject, NULL, "the answer is longer than %zu bytes",
@@ -360,15 +348,15 @@ static void collect(struct fc_http *http) {
 	int left;
 	const CURLMsg *message;
 	do
-		message = curl_multi_info_read(http->multi, &left);
+		message = fch_curl.multi_info_read(http->multi, &left);
 	while (message && message->msg != CURLMSG_DONE);
 	if (!message)
 		return;
 	CURLcode code = message->data.result;
 	long status = 0;
 	long os_errno = 0;
-	curl_easy_getinfo(http->easy, CURLINFO_RESPONSE_CODE, &status);
-	curl_easy_getinfo(http->easy, CURLINFO_OS_ERRNO, &os_errno);
+	fch_curl.easy_getinfo(http->easy, CURLINFO_RESPONSE_CODE, &status);
+	fch_curl.easy_getinfo(http->easy, CURLINFO_OS_ERRNO, &os_errno);
 	/* So libcurl 7.88 calls a header line above its own limit of 100 KiB; memory itself hardly fails first. */
 	if (code == CURLE_OUT_OF_MEMORY && !http->answer.refused)
 		http->answer.refused = EMSGSIZE;
@@ -387,7 +375,7 @@ static CURLMcode act(struct fc_http *http, const struct epoll_event *event) {
 		/* Where libcurl has armed it again since, there is nothing to read. */
 		ssize_t n = read(http->timer, &ticks, sizeof ticks);
 		(void)n;
-		return curl_multi_socket_action(http->multi, CURL_SOCKET_TIMEOUT, 0, &running);
+		return fch_curl.multi_socket_action(http->multi, CURL_SOCKET_TIMEOUT, 0, &running);
 	}
 	int mask = 0;
 	if (event->events & EPOLLIN)
@@ -396,7 +384,7 @@ static CURLMcode act(struct fc_http *http, const struct epoll_event *event) {
 		mask |= CURL_CSELECT_OUT;
 	if (event->events & (EPOLLERR | EPOLLHUP))
 		mask |= CURL_CSELECT_ERR;
-	return curl_multi_socket_action(http->multi, event->data.fd, mask, &running);
+	return fch_curl.multi_socket_action(http->multi, event->data.fd, mask, &running);
 }
 
 static void drive(struct fc_http *http) {
@@ -406,7 +394,7 @@ static void drive(struct fc_http *http) {
 		CURLMcode code = act(http, &events[i]);
 		if (code != CURLM_OK) {
 			fc_error_set(&http->error, EIO, "request", http->subject, NULL, "%s",
-			             curl_multi_strerror(code));
+			             fch_curl.multi_strerror(code));
 			end(http, FAILED);
 			return;
 		}

@@ -54,7 +54,8 @@ struct fc_http_answer {
 
 struct fc_http;
 
-/* Prepares libcurl, once a process, however often it is called. ENOMEM, or EIO where libcurl refuses. Any thread. */
+/* Loads and prepares libcurl, once a process, however often it is called: what the first request does otherwise.
+ * ENOENT: there is none; ENOMEM, or EIO where it refuses. Any thread. */
 int fc_http_init(struct fc_error *error);
 
 /*

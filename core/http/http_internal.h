@@ -3,8 +3,7 @@
 #ifndef FCVM_HTTP_HTTP_INTERNAL_H
 #define FCVM_HTTP_HTTP_INTERNAL_H
 
-#include <curl/curl.h>
-
+#include "http/curl.h"
 #include "http/http.h"
 
 /* What has come in so far. `refused` is the errno for which it was cut off, or 0. */

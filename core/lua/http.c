@@ -161,14 +161,22 @@ static int request_tostring(lua_State *L) {
 	return 1;
 }
 
+/* prepare(): what the first request would load, loaded now, for the processes that are forked from here. True. */
+static int http_prepare(lua_State *L) {
+	struct fc_error error = {0};
+	int r = fc_http_init(&error);
+	if (r < 0)
+		return fcl_error(L, &error);
+	lua_pushboolean(L, 1);
+	return 1;
+}
+
 int fcl_open_http(lua_State *L) {
 	static const luaL_Reg methods[] = {
 	        {"fileno", request_fileno}, {"step", request_step}, {"close", request_close}, {NULL, NULL}};
 	static const luaL_Reg meta[] = {
 	        {"__gc", request_close}, {"__close", request_close}, {"__tostring", request_tostring}, {NULL, NULL}};
-	static const luaL_Reg functions[] = {{"request", http_request}, {NULL, NULL}};
-	/* Before there are threads. A failure says itself at the first request. */
-	fc_http_init(NULL);
+	static const luaL_Reg functions[] = {{"request", http_request}, {"prepare", http_prepare}, {NULL, NULL}};
 	fcl_type(L, REQUEST, methods, meta);
 	luaL_newlib(L, functions);
 	return 1;

@@ -28,10 +28,6 @@ local LINE_MAX, LINES_KEPT = 1024, 40
 local OVERHEAD = 192 << 20       -- what Firecracker and the page cache of its jail may need beside the guest's memory
 local CGROUPS = "/sys/fs/cgroup/fcvm"
 
---- The directory of a VM, and in it Firecracker's root.
-function M.directory(id) return paths.disks() .. "/" .. id end
-function M.root(id) return M.directory(id) .. "/firecracker/" .. id .. "/root" end
-
 -- A file of the data directory inside the jail: the same file by a hard link, which costs nothing and which its mode keeps
 -- read-only there; a clone where it lies on another file system.
 local function give(from, to)
@@ -77,7 +73,7 @@ end
 
 --- Makes the directory of a VM that boots: kernel, initramfs and image by link, a disk of its own. `uid` owns the disk.
 function M.prepare(id, image_store, uid)
-  local root = paths.ensure(M.root(id))
+  local root = paths.ensure(paths.vm_root(id))
   give(paths.kernels() .. "/vmlinux", root .. "/vmlinux")
   give(paths.kernels() .. "/initramfs.cpio", root .. "/initramfs.cpio")
   give(image_store, root .. "/image.squashfs")
@@ -88,7 +84,7 @@ end
 --- Makes the directory of a clone out of the snapshot's files in `from`; `memory` is "uffd" (then the socket there is linked
 -- too) or "file".
 function M.prepare_clone(id, from, memory, uid)
-  local root = paths.ensure(M.root(id))
+  local root = paths.ensure(paths.vm_root(id))
   give(from .. "/vmstate.bin", root .. "/vmstate.bin")
   give(from .. "/image.squashfs", root .. "/image.squashfs")
   if memory == "uffd" then
@@ -111,7 +107,7 @@ end
 local function jailer_argv(options)
   local id = options.id
   local argv = { paths.bin() .. "/jailer", "--id", id, "--exec-file", paths.bin() .. "/firecracker", "--uid", options.uid,
-    "--gid", options.uid, "--chroot-base-dir", M.directory(id), "--netns", options.namespace }
+    "--gid", options.uid, "--chroot-base-dir", paths.vm(id), "--netns", options.namespace }
   local limits = cgroup_limits(options.memory, options.cpus)
   if limits then
     for _, word in ipairs { "--cgroup-version", "2", "--parent-cgroup", "fcvm" } do argv[#argv + 1] = word end
@@ -183,7 +179,7 @@ end
 --- Starts a jailed Firecracker in the current scope, which ends it. Options: id, uid, namespace, memory (MiB), cpus, log.
 -- `self.ended` is {status=} or {signal=} once it has ended.
 function M.start(options)
-  local self = setmetatable({ id = options.id, log = options.log, root = M.root(options.id), lines = {} }, M)
+  local self = setmetatable({ id = options.id, log = options.log, root = paths.vm_root(options.id), lines = {} }, M)
   local reader, writer = errors.check(core.proc.pipe())
   local child, err = core.proc.spawn { argv = jailer_argv(options), env = {}, fds = { [1] = writer, [2] = writer },
     session = true, contain = true }

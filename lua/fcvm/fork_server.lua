@@ -27,6 +27,7 @@ end
 function M.main(argv)
   local core = require "fcvm.core"
   prepare "fcvm.supervisor"
+  core.http.prepare() -- where that fails, each request says it
   collectgarbage()
   local forked, err = core.proc.fork_serve(argv[2] or "")
   if not forked then

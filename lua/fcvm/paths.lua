@@ -49,6 +49,12 @@ end
 --- VMs' own directories, one a VM: <data>/vm-disks/<vm-id>.
 function M.disks() return M.data() .. "/vm-disks" end
 
+--- The directory of a VM.
+function M.vm(id) return M.disks() .. "/" .. id end
+
+--- Firecracker's root in it, whose place the jailer fixes.
+function M.vm_root(id) return M.vm(id) .. "/firecracker/" .. id .. "/root" end
+
 --- Makes `dir` and what is missing above it, with `mode` (0700). Returns it.
 function M.ensure(dir, mode)
   local ok, text, name = uv.fs_mkdir(dir, mode or 448)

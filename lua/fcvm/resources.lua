@@ -30,7 +30,7 @@ function M.release(record)
   firecracker.remove_cgroup(record.vm_id)
   local ok, err = pcall(network.remove, record)
   snapshot.abandon(record.vm_id)
-  M.remove_tree(firecracker.directory(record.vm_id))
+  M.remove_tree(paths.vm(record.vm_id))
   if not ok then error(err, 0) end
 end
 

@@ -5,8 +5,6 @@
 local control = require "fcvm.control"
 local core = require "fcvm.core"
 local errors = require "fcvm.errors"
-local firecracker = require "fcvm.firecracker"
-local guest = require "fcvm.guest"
 local health = require "fcvm.health"
 local json = require "fcvm.json"
 local paths = require "fcvm.paths"
@@ -78,6 +76,8 @@ end
 
 --- Makes the clone that `self.options.clone` (the server's record) asks for. Returns a session attached to its container.
 function M.start(self)
+  -- Here, since a clone's command, which has its options checked by M.plan, has no use for them and should start quickly.
+  local firecracker, guest = require "fcvm.firecracker", require "fcvm.guest"
   local serve = self.options.clone
   local connection, found = join(self, serve)
   local meta = found.meta

@@ -172,6 +172,12 @@ local function client_of(client)
   return client
 end
 
+local function is_filled(self, uid)
+  for _, client in ipairs(self.pages:stats().clients) do
+    if client.uid == uid and client.state ~= "handshake" and client.state ~= "prefill" then return true end
+  end
+end
+
 local handlers = {
   join = function(self, _, peer)
     local memory = way_of(self)
@@ -184,13 +190,12 @@ local handlers = {
   -- Waits until the working set is in the memory of the clone whose Firecracker is of this user. A clone that is late is
   -- no error: it runs, and its pages come as it touches them.
   prefilled = function(self, arguments)
-    local deadline = task.now() + PREFILL_SECONDS
-    while task.now() < deadline do
-      for _, client in ipairs(self.pages:stats().clients) do
-        if client.uid == arguments.uid and client.state ~= "handshake" and client.state ~= "prefill" then return end
+    local ok, err = pcall(task.timeout, PREFILL_SECONDS, "the working set", function()
+      while not is_filled(self, arguments.uid) do
+        task.await(function(resume) self.awaiting[#self.awaiting + 1] = resume end)
       end
-      task.sleep(0.001)
-    end
+    end)
+    if not ok and not err.timeout then error(err, 0) end
   end,
   healthy = function(self)
     if not self.pages or self.recorded or self.recorder then return end
@@ -240,6 +245,9 @@ local function follow_pages(self)
   while true do
     task.readable(fd, nil, "an event of the page server")
     core.uffd.drain(fd)
+    local waiters = self.awaiting
+    self.awaiting = {}
+    for _, resume in ipairs(waiters) do resume() end
     local stats = self.pages:stats()
     for _, client in ipairs(self.pages:reap()) do
       if client.error then self.log:warn("process %d: %s", client.pid, tostring(errors.new(client.error))) end
@@ -251,7 +259,7 @@ end
 local function serve(self)
   self.options = self.owner:read()
   self.root = task.current()
-  self.wake = stream.queue()
+  self.wake, self.awaiting = stream.queue(), {}
   resources.sweep()
   claim(self)
   check_host(self)

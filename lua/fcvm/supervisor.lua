@@ -59,7 +59,7 @@ function Supervisor:claim(fields, check)
   end)
   -- Before anything is made that takes time: a port that is taken is told at once.
   if options.publish then self.record.ports = json.array(publish.hold(publish.parse(options.publish))) end
-  local directory = paths.ensure(firecracker.directory(self.record.vm_id))
+  local directory = paths.ensure(paths.vm(self.record.vm_id))
   if options.detach then log.to_file(directory .. "/fcvm.log") end
   self.log, self.owner.subject = log.tag(self.record.name), self.record.name
   self.owner:tell { event = "state", record = self.record }
@@ -301,8 +301,8 @@ local function supervise(self)
   end
   self.owner:on_signal(function(number, count) on_signal(self, number, count) end)
   self.session = self.options.clone and restore.start(self) or boot(self)
-  self.logfile = logfile.create(firecracker.directory(self.record.vm_id))
-  control.serve(firecracker.directory(self.record.vm_id), handlers, self)
+  self.logfile = logfile.create(paths.vm(self.record.vm_id))
+  control.serve(paths.vm(self.record.vm_id), handlers, self)
   if self.options.clone then self:running() end
   local status = exit_status(self, self:with_guest(follow, self))
   self.session:close()

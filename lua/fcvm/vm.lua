@@ -5,13 +5,10 @@ local uv = require "luv"
 local control = require "fcvm.control"
 local core = require "fcvm.core"
 local errors = require "fcvm.errors"
-local firecracker = require "fcvm.firecracker"
-local guest = require "fcvm.guest"
 local health = require "fcvm.health"
-local http = require "fcvm.http"
 local json = require "fcvm.json"
-local logfile = require "fcvm.logfile"
 local machine = require "fcvm.machine"
+local paths = require "fcvm.paths"
 local publish = require "fcvm.publish"
 local state = require "fcvm.state"
 local supervised = require "fcvm.supervised"
@@ -159,7 +156,7 @@ function VM:exec(options)
   end
   errors.options("exec", rest, EXEC)
   if #argv == 0 then errors.raise { op = "exec", name = "EINVAL", message = "it needs a command" } end
-  return guest.exec(firecracker.root(running(self).record.vm_id), argv, rest)
+  return require("fcvm.guest").exec(paths.vm_root(running(self).record.vm_id), argv, rest)
 end
 
 --- Makes an HTTP request to a port of the VM. Options: port (80), path ("/"), method, headers {name = value}, body,
@@ -169,8 +166,9 @@ function VM:request(options)
     headers = "table", body = "string", timeout = "number" })
   local headers = {}
   for name, value in pairs(options.headers or {}) do headers[#headers + 1] = name .. ": " .. tostring(value) end
-  return http.request { url = ("http://%s:%d%s"):format(running(self).address, options.port or 80, options.path or "/"),
-    method = options.method, headers = headers, body = options.body, timeout = options.timeout or 10 }
+  local url = ("http://%s:%d%s"):format(running(self).address, options.port or 80, options.path or "/")
+  return require("fcvm.http").request { url = url, method = options.method, headers = headers,
+    body = options.body, timeout = options.timeout or 10 }
 end
 
 --- Calls `options.on_output(stream, data)` ("stdout" or "stderr") for all that the container wrote; with follow, until
@@ -189,13 +187,13 @@ function VM:logs(options)
       task.defer(function() handle:close() end)
       rawset(self, "watch_fd", handle:fileno())
     end
-    logfile.read(firecracker.directory(self.record.vm_id), take, follow)
+    require("fcvm.logfile").read(paths.vm(self.record.vm_id), take, follow)
   end)
   return table.concat(parts[1]), table.concat(parts[2])
 end
 
 local function ask(self, op, arguments, options)
-  return control.call(firecracker.directory(running(self).record.vm_id), self.name, op, arguments, options)
+  return control.call(paths.vm(running(self).record.vm_id), self.name, op, arguments, options)
 end
 
 --- Makes a snapshot of the VM, which goes on serving. Options: tag, labels, timeout (300), on_progress(what). A snapshot that

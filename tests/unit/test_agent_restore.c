@@ -290,6 +290,21 @@ static void once_applied_it_is_only_confirmed(void **state) {
 	free_peer(asker);
 }
 
+/* What a clone's start would wait for is read before the snapshot. */
+static void the_containers_files_are_found_before(void **state) {
+	(void)state;
+	char path[192];
+	run("echo up; sleep 60");
+	struct peer *asker = silence();
+	snprintf(path, sizeof path, "%s/0123abc/userdata/config.json", path_bundles);
+	unlink(path);
+	free_peer(asker);
+	struct peer *peer = asking(FC_GUEST_RESTORE, WHOLE "}");
+	expect(peer, FC_GUEST_RESTORED);
+	free_peer(peer);
+	expect_file("c-hostname", "web1\n");
+}
+
 static void nothing_changes_before_the_reset(void **state) {
 	(void)state;
 	config.reset_ms = LIMIT_MS;
@@ -738,6 +753,7 @@ int main(void) {
 	const struct CMUnitTest tests[] = {
 	        CLONED(everything_is_the_clones_own),
 	        CLONED(the_base_ends_and_its_output_is_not_repeated),
+	        CLONED(the_containers_files_are_found_before),
 	        CLONED(nothing_changes_before_the_reset),
 	        CLONED(once_applied_it_is_only_confirmed),
 	        CLONED(a_step_that_fails_can_be_done_again),
