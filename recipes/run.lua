@@ -13,6 +13,7 @@ local args = fcvm.args({
   publish = { "string", "host's port that leads into the VM: [IP:]HOST:GUEST[/tcp|udp], ranges too; HOST 0 is a free one",
     short = "-p", many = true, metavar = "PORTS" },
   health_check = { "string", "URL in the VM that answers when the container is healthy", required = false, metavar = "URL" },
+  network_mode = { "string", "auto, bridged (root), rootless, pasta or slirp4netns", default = "auto", metavar = "MODE" },
   label = { "pairs", "label of the VM" },
   pull = { "string", "ask the registry: missing, always or never", default = "missing", metavar = "WHEN" },
   data_dir = { "string", "data directory", required = false, metavar = "DIR" },
@@ -23,6 +24,7 @@ if args.data_dir then fcvm.paths.set_data(args.data_dir) end
 
 local vm = fcvm.run { image = args.image, cmd = #args.cmd > 0 and args.cmd or nil, name = args.name, cpu = args.cpu,
   mem = args.mem, env = args.env, entrypoint = args.entrypoint, health = args.health_check, publish = args.publish,
+  network_mode = args.network_mode,
   labels = args.label, pull = args.pull, detach = args.detach, output = not args.detach and "inherit" or nil }
 
 if args.detach then

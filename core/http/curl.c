@@ -41,7 +41,7 @@ int fch_curl_load(struct fc_error *error) {
 	if (missing[0])
 		return fc_error_set(error, ENOENT, "load", FC_CURL_SONAME, "install libcurl", "%s", missing);
 	if (code != CURLE_OK)
-		return fc_error_set(error, code == CURLE_OUT_OF_MEMORY ? ENOMEM : EIO, "start libcurl", NULL, NULL, "%s",
-		                    fch_curl.easy_strerror(code));
+		return fc_error_set(error, code == CURLE_OUT_OF_MEMORY ? ENOMEM : EIO, "start libcurl", NULL, NULL,
+		                    "%s", fch_curl.easy_strerror(code));
 	return 0;
 }

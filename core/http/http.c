@@ -29,6 +29,7 @@ enum state { PENDING, DONE, FAILED };
 struct fc_http {
 	int epoll;
 	int timer;
+	int given;       /* a socket for libcurl to connect with, or -1 */
 	int socket_path; /* O_PATH of a Unix socket whose path is too long for an address, or -1 */
 	enum state state;
 	int status;
@@ -76,6 +77,15 @@ static int on_timer(CURLM *multi, long ms, void *user) {
 	return timerfd_settime(http->timer, 0, &when, NULL);
 }
 
+/* The socket that was given, for the first connection; there is none for a second. */
+static curl_socket_t open_given(void *user, curlsocktype purpose, struct curl_sockaddr *address) {
+	struct fc_http *http = user;
+	(void)purpose;
+	if (http->given < 0 || address->family != AF_INET)
+		return CURL_SOCKET_BAD;
+	return fc_steal_fd(&http->given);
+}
+
 /* libcurl's handles, and with them the connection. */
 static void drop_curl(struct fc_http *http) {
 	if (http->multi && http->easy)
@@ -90,6 +100,8 @@ static void drop_curl(struct fc_http *http) {
 	http->headers = NULL;
 	if (http->socket_path >= 0)
 		close(fc_steal_fd(&http->socket_path));
+	if (http->given >= 0)
+		close(fc_steal_fd(&http->given));
 }
 
 void fc_http_free(struct fc_http *http) {
@@ -215,6 +227,16 @@ static int set_unix_path(struct fc_http *http, const char *path, struct fc_error
 	return 0;
 }
 
+static int set_socket(struct fc_http *http, int socket, struct fc_error *error) {
+	http->given = fcntl(socket, F_DUPFD_CLOEXEC, 0);
+	if (http->given < 0)
+		return fc_error_set(error, errno, "request", http->subject, NULL, NULL);
+	if (fch_curl.easy_setopt(http->easy, CURLOPT_OPENSOCKETFUNCTION, open_given) != CURLE_OK ||
+	    fch_curl.easy_setopt(http->easy, CURLOPT_OPENSOCKETDATA, http) != CURLE_OK)
+		return no_memory(http, error);
+	return 0;
+}
+
 /* setopt keeps the first failure in `code`. */
 #define SET(option, value)                                                                                             \
 	do {                                                                                                           \
@@ -282,7 +304,7 @@ static int configure(struct fc_http *http, const struct fc_http_options *options
 		return no_memory(http, error);
 	if (options->unix_path)
 		return set_unix_path(http, options->unix_path, error);
-	return 0;
+	return options->socket > 0 ? set_socket(http, options->socket, error) : 0;
 }
 
 int fc_http_start(const struct fc_http_options *options, struct fc_http **ret_http, struct fc_error *error) {
@@ -294,7 +316,7 @@ int fc_http_start(const struct fc_http_options *options, struct fc_http **ret_ht
 	__attribute__((cleanup(free_guard))) struct fc_http *http = calloc(1, sizeof *http);
 	if (!http)
 		return fc_error_set(error, ENOMEM, "request", options->url, NULL, NULL);
-	http->epoll = http->timer = http->socket_path = -1;
+	http->epoll = http->timer = http->socket_path = http->given = -1;
 	http->timeout_ms = options->timeout_ms;
 	http->answer.max_body = options->max_body ? options->max_body : FC_HTTP_BODY_DEFAULT;
 	set_subject(http, options);

@@ -26,6 +26,8 @@
 struct fc_http_options {
 	const char *url; /* http://... or https://...; with a Unix socket http:// only, and its host is only said */
 	const char *unix_path;      /* the Unix socket to connect to, of any length; NULL: the URL's host */
+	int socket;                 /* a TCP socket to connect with (borrowed: a duplicate is used), as one of another
+	                               network namespace, and then of the URL's address alone; 0: a new one */
 	const char *method;         /* a token such as "PUT"; NULL: GET, or POST where there is a body */
 	const char *const *headers; /* header_count lines "Name: value" */
 	size_t header_count;

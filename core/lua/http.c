@@ -2,16 +2,16 @@
 /*
  * core/lua/http.c: fcvm.core.http, the binding of core/http. Times are seconds, sizes bytes.
  *
- *   http.request{ url=, unix=nil, method=nil, headers={"K: V"}, body=nil, timeout=30, max_body=4 MiB, follow=false,
- *                 proxy=false }     request | nil, err
- *     request:fileno()              descriptor: readable means "call step"
- *     request:step()                nil (under way) | {status=, headers={lowercase name = value}, body=} | nil, err
+ *   http.request{ url=, unix=nil, socket=nil, method=nil, headers={"K: V"}, body=nil, timeout=30, max_body=4 MiB,
+ * follow=false, proxy=false }     request | nil, err request:fileno()              descriptor: readable means "call
+ * step" request:step()                nil (under way) | {status=, headers={lowercase name = value}, body=} | nil, err
  *     request:close()               ends it, wherever it is
  *
  * Where a header came more than once, its values are joined by ", ".
  */
 #include "http/http.h"
 
+#include <limits.h>
 #include <math.h>
 #include <string.h>
 
@@ -92,8 +92,8 @@ static void read_body(lua_State *L, struct fc_http_options *options) {
 }
 
 static int http_request(lua_State *L) {
-	static const char *const known[] = {"url",     "unix",     "method", "headers", "body",
-	                                    "timeout", "max_body", "follow", "proxy",   NULL};
+	static const char *const known[] = {"url",      "unix",   "method", "headers", "body", "timeout",
+	                                    "max_body", "follow", "proxy",  "socket",  NULL};
 	struct fc_error error;
 	struct fc_http_options options = {0};
 	luaL_checktype(L, 1, LUA_TTABLE);
@@ -103,6 +103,7 @@ static int http_request(lua_State *L) {
 	if (!options.url)
 		return luaL_error(L, "'url' is missing");
 	options.unix_path = head_text(L, "unix");
+	options.socket = (int)fcl_opt_integer(L, 1, "socket", 1, INT_MAX, 0);
 	options.method = head_text(L, "method");
 	options.timeout_ms = fcl_timeout_ms(L, fcl_opt_number(L, 1, "timeout", 30));
 	options.max_body = (size_t)fcl_opt_integer(L, 1, "max_body", 1, (lua_Integer)1 << 40, FC_HTTP_BODY_DEFAULT);

@@ -127,6 +127,17 @@ static int net_open(lua_State *L) {
 	return fc_netns_open(path, &handle->netns, &error) < 0 ? fcl_error(L, &error) : 1;
 }
 
+/* net.socket(netns [, userns]) -> descriptor | nil, err: a TCP socket made in that namespace; the caller's to close. */
+static int net_socket(lua_State *L) {
+	struct fc_error error;
+	int fd;
+	const char *netns = check_text(L, 1), *userns = opt_text(L, 2);
+	if (fc_netns_socket(userns, netns, &fd, &error) < 0)
+		return fcl_error(L, &error);
+	lua_pushinteger(L, fd);
+	return 1;
+}
+
 /* handle:close() -> true; again is fine. Also __gc and __close. */
 static int handle_close(lua_State *L) {
 	struct handle *handle = luaL_checkudata(L, 1, HANDLE);
@@ -450,6 +461,7 @@ int fcl_open_net(lua_State *L) {
 	        {"namespace_create", net_namespace_create},
 	        {"namespace_remove", net_namespace_remove},
 	        {"open", net_open},
+	        {"socket", net_socket},
 	        {NULL, NULL},
 	};
 	static const luaL_Reg methods[] = {

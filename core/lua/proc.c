@@ -20,6 +20,7 @@
 #include "proc/identity.h"
 #include "proc/lock.h"
 #include "proc/spawn.h"
+#include "proc/userns.h"
 
 static const char CHILD[] = "fcvm.child";
 static const char PIDFD[] = "fcvm.pidfd";
@@ -157,15 +158,16 @@ Starts a program.
 @table options argv (a list; the first is looked for in PATH where it has no slash), env (a list of "K=V"; ours), cwd,
 fds (the child's number = ours; 0 to 2 are /dev/null where not listed, all others closed), session (in one of its own),
  contain (below an init in a PID namespace: all that it starts ends with it and with us, whatever its user), netns (a
- namespace's path), umask (an integer), proc_mount (with contain: a /proc of its own).
+ namespace's path), umask (an integer), proc_mount (with contain: a /proc of its own), capabilities (the bits of those
+of ours that it keeps though its user is not root).
  It is killed when we end.
 @return the child
 @raise where an option is of the wrong type or unknown
 @return nil, err where a step fails, `execute` included: ENOENT, EACCES, EPERM, ...
 */
 static int proc_spawn(lua_State *L) {
-	static const char *const known[] = {"argv",    "env",   "cwd",   "fds",        "session",
-	                                    "contain", "netns", "umask", "proc_mount", NULL};
+	static const char *const known[] = {"argv",  "env",   "cwd",        "fds",          "session", "contain",
+	                                    "netns", "umask", "proc_mount", "capabilities", NULL};
 	luaL_checktype(L, 1, LUA_TTABLE);
 	lua_settop(L, 1);
 	fcl_only_keys(L, 1, known);
@@ -176,6 +178,7 @@ static int proc_spawn(lua_State *L) {
 	        .session = fcl_opt_boolean(L, 1, "session", 0),
 	        .contain = fcl_opt_boolean(L, 1, "contain", 0),
 	        .proc_mount = fcl_opt_boolean(L, 1, "proc_mount", 0),
+	        .capabilities = (uint64_t)fcl_opt_integer(L, 1, "capabilities", 0, LUA_MAXINTEGER, 0),
 	};
 	plan.argv = check_vector(L, "argv");
 	if (lua_getfield(L, 1, "env") != LUA_TNIL)
@@ -495,6 +498,18 @@ static int lock_tostring(lua_State *L) {
 /* ---- small ones ---- */
 
 /***
+Moves this process, which must have one thread, into a user and a mount namespace of its own.
+@return true, or nil, err: EPERM, ENOSPC, EINVAL
+*/
+static int proc_userns_enter(lua_State *L) {
+	struct fc_error error;
+	if (fc_userns_enter(&error) < 0)
+		return fcl_error(L, &error);
+	lua_pushboolean(L, 1);
+	return 1;
+}
+
+/***
 Has this process sent a signal when the thread that started it ends (PR_SET_PDEATHSIG); 0 for none.
 @return true, or nil, err: EINVAL
 */
@@ -648,6 +663,7 @@ int fcl_open_proc(lua_State *L) {
 	        {"fork_answer", proc_fork_answer},
 	        {"lock", proc_lock},
 	        {"parent_death", proc_parent_death},
+	        {"userns_enter", proc_userns_enter},
 	        {"pipe", proc_pipe},
 	        {"close", proc_close},
 	        {"memfd", proc_memfd},

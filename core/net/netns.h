@@ -39,6 +39,13 @@ int fc_netns_open(const char *path, struct fc_netns **ret_netns, struct fc_error
 void fc_netns_close(struct fc_netns *netns);
 
 /*
+ * A TCP socket made in the network namespace at `netns`, which is where it stays; the caller closes *ret_fd. With
+ * `userns` a short-lived process joins that user namespace before: what its owner may do who is outside of it. Errors:
+ * those of open(2), setns(2) (EPERM: not the owner) and socket(2).
+ */
+int fc_netns_socket(const char *userns, const char *netns, int *ret_fd, struct fc_error *error);
+
+/*
  * Whether IPv4 is forwarded between the namespace's links (net.ipv4.ip_forward): reads it, and sets it where `wanted`
  * is 0 or 1 (-1 leaves it). *ret_former is what it was. Nothing is written where it is so already, as on read-only
  * /proc/sys.

@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/sched.h>
 #include <poll.h>
 #include <sched.h>
@@ -83,6 +84,21 @@ static void mount_proc(int report) {
 	if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) < 0 ||
 	    mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)
 		fail(report, FC_STEP_PROC, errno, 0);
+}
+
+/* Ambient ones: the only kind that execve(2) leaves to a user other than root (capabilities(7)). */
+static void keep_capabilities(uint64_t wanted, int report) {
+	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+	struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3];
+	if (syscall(SYS_capget, &header, data) < 0)
+		fail(report, FC_STEP_CAPABILITIES, errno, 0);
+	for (int i = 0; i < _LINUX_CAPABILITY_U32S_3; i++)
+		data[i].inheritable |= (uint32_t)(wanted >> (32 * i));
+	if (syscall(SYS_capset, &header, data) < 0)
+		fail(report, FC_STEP_CAPABILITIES, errno, 0);
+	for (int number = 0; number < 64; number++)
+		if ((wanted >> number & 1) && prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, number, 0, 0) < 0)
+			fail(report, FC_STEP_CAPABILITIES, errno, 0);
 }
 
 static bool is_listed(const struct fc_spawn_plan *plan, int number) {
@@ -166,6 +182,8 @@ static _Noreturn void become_program(const struct fc_setup *setup) {
 		fail(setup->report, FC_STEP_CWD, errno, 0);
 	if (plan->umask >= 0)
 		umask((mode_t)plan->umask);
+	if (plan->capabilities)
+		keep_capabilities(plan->capabilities, setup->report);
 	int report = map_descriptors(setup);
 	fc_signals_restore(0);
 	execute(setup, report);

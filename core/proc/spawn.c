@@ -82,6 +82,7 @@ static const struct {
         [FC_STEP_NETNS_OPEN] = {"open network namespace", NULL},
         [FC_STEP_NETNS] = {"enter network namespace", NULL},
         [FC_STEP_PROC] = {"mount /proc for", NULL},
+        [FC_STEP_CAPABILITIES] = {"keep capabilities for", "they must be this process's own"},
         [FC_STEP_CWD] = {"enter directory", NULL},
         [FC_STEP_NULL] = {"open /dev/null for", NULL},
         [FC_STEP_CLOSE] = {"close descriptors for", "Linux 5.11 or newer is needed"},

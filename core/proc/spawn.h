@@ -30,6 +30,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 #include "base/error.h"
@@ -51,9 +52,11 @@ struct fc_spawn_plan {
 	size_t fd_count;
 	const char *netns; /* a network namespace to start in: a file of /proc/PID/ns, or one bound to it; NULL: ours */
 	int umask;         /* its file mode mask, or -1: ours */
-	bool session;      /* in a session of its own, without a terminal */
-	bool contain;      /* below an init in a PID namespace of its own (see above) */
-	bool proc_mount;   /* with a /proc that shows that namespace, in a mount namespace of its own; needs contain */
+	uint64_t capabilities; /* those of ours, by their bits, that it keeps though its user is not root; else it has
+	                          what execve(2) gives to its user and file */
+	bool session;          /* in a session of its own, without a terminal */
+	bool contain;          /* below an init in a PID namespace of its own (see above) */
+	bool proc_mount; /* with a /proc that shows that namespace, in a mount namespace of its own; needs contain */
 };
 
 /* How a process ended. */

@@ -72,7 +72,7 @@ local function take(place, name, into)
     errors.raise { op = "snapshot", subject = from, name = "EPROTO", message = "Firecracker left no plain file there" }
   end
   errors.check_uv("rename", from, uv.fs_rename(from, to))
-  errors.check_uv("set owner", to, uv.fs_chown(to, 0, 0))
+  errors.check_uv("set owner", to, uv.fs_chown(to, uv.getuid(), uv.getgid()))
   errors.check_uv("set mode", to, uv.fs_chmod(to, 292))
 end
 

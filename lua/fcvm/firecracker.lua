@@ -60,9 +60,10 @@ function M.copy(from, to)
   return "copy"
 end
 
+-- Without root everything is of one user's, who then is not named.
 local function hand_over(path, uid, mode)
   errors.check_uv("set mode", path, uv.fs_chmod(path, mode))
-  errors.check_uv("set owner", path, uv.fs_chown(path, uid, uid))
+  if uid then errors.check_uv("set owner", path, uv.fs_chown(path, uid, uid)) end
 end
 
 -- A disk of the VM's own in its root, as a clone of `from`.
@@ -104,6 +105,11 @@ local function cgroup_limits(memory_mib, cpus)
     ("cpu.max=%d 100000"):format((cpus + 1) * 100000) }
 end
 
+-- What Firecracker is started with, by its jailer and without.
+local function own_words()
+  return { "--api-sock", "api.sock", "--http-api-max-payload-size", tostring(API_MAX) }
+end
+
 local function jailer_argv(options)
   local id = options.id
   local argv = { paths.bin() .. "/jailer", "--id", id, "--exec-file", paths.bin() .. "/firecracker", "--uid", options.uid,
@@ -118,9 +124,8 @@ local function jailer_argv(options)
   else
     options.log:warn "no cgroup v2 with a memory controller: the VM runs without limits"
   end
-  for _, word in ipairs { "--", "--api-sock", "/api.sock", "--http-api-max-payload-size", API_MAX } do
-    argv[#argv + 1] = word
-  end
+  argv[#argv + 1] = "--"
+  for _, word in ipairs(own_words()) do argv[#argv + 1] = word end
   for i, word in ipairs(argv) do argv[i] = tostring(word) end
   return argv
 end
@@ -161,7 +166,7 @@ function M.require_host(boot)
     errors.raise { op = "start Firecracker", subject = "/dev/kvm", name = "ENOENT", status = errors.status.kvm,
       message = "this host has no KVM", hint = "fcvm setup preflight says what is missing" }
   end
-  for _, name in ipairs { "firecracker", "jailer" } do
+  for _, name in ipairs { "firecracker", uv.getuid() == 0 and "jailer" or nil } do
     if not uv.fs_access(paths.bin() .. "/" .. name, "X") then
       errors.raise { op = "start Firecracker", subject = paths.bin() .. "/" .. name, name = "ENOENT",
         message = "there is no such program", hint = "fcvm setup firecracker", status = errors.status.missing_part }
@@ -176,13 +181,21 @@ function M.require_host(boot)
   end
 end
 
---- Starts a jailed Firecracker in the current scope, which ends it. Options: id, uid, namespace, memory (MiB), cpus, log.
+--- Starts a jailed Firecracker in the current scope, which ends it. Options: id, uid (nil without
+-- root), namespace, memory (MiB), cpus, log.
 -- `self.ended` is {status=} or {signal=} once it has ended.
 function M.start(options)
   local self = setmetatable({ id = options.id, log = options.log, root = paths.vm_root(options.id), lines = {} }, M)
   local reader, writer = errors.check(core.proc.pipe())
-  local child, err = core.proc.spawn { argv = jailer_argv(options), env = {}, fds = { [1] = writer, [2] = writer },
-    session = true, contain = true }
+  local plan = { fds = { [1] = writer, [2] = writer }, env = {}, session = true, contain = true }
+  if options.uid then
+    plan.argv = jailer_argv(options)
+  else
+    -- The jailer needs root. Here it is a user namespace's: no capability, its own PID and network namespaces.
+    plan.argv, plan.cwd, plan.netns = { paths.bin() .. "/firecracker", "--id", options.id, table.unpack(own_words()) }, self.root,
+      options.namespace
+  end
+  local child, err = core.proc.spawn(plan)
   core.proc.close(writer)
   if not child then
     core.proc.close(reader)

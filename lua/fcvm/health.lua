@@ -35,10 +35,10 @@ function M.read(given)
     text = ("http://localhost:%d%s"):format(port, path) }
 end
 
---- Asks once. Returns true, or false and why.
-function M.probe(check, address)
+--- Asks once, at an address and by sockets of network.reach. Returns true, or false and why.
+function M.probe(check, address, socket)
   local ok, answer = pcall(http.request, { url = ("http://%s:%d%s"):format(address, check.port, check.path),
-    timeout = check.timeout, max_body = BODY_MAX })
+    timeout = check.timeout, max_body = BODY_MAX, socket = socket })
   if not ok then
     if type(answer) == "table" and answer.cancelled then error(answer, 0) end
     return false, tostring(answer.message or answer)
@@ -50,11 +50,11 @@ end
 --- Asks again and again in its task; calls `changed("healthy" or "unhealthy", why)` when the answer changes. A first
 -- failure says nothing: a container may take its time; one that was healthy is unhealthy after three in a row. What failed while
 -- `held()` (a guest that was paused) does not count.
-function M.watch(check, address, changed, held)
+function M.watch(check, changed, held, address, socket)
   local state, failures = "unknown", 0
   while true do
     local before = held()
-    local ok, why = M.probe(check, address)
+    local ok, why = M.probe(check, address, socket)
     if ok or not (before or held()) then
       failures = ok and 0 or failures + 1
       local now = ok and "healthy" or (state == "healthy" and failures >= 3 and "unhealthy" or state)

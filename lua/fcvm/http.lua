@@ -22,9 +22,16 @@ local function finish(request, err, what)
   return first, second
 end
 
---- Makes a request: options as of fcvm.core.http.request. Returns {status=, headers=, body=}; raises.
+--- Makes a request: options as of fcvm.core.http.request, but that `socket` is a function that makes one. Returns {status=,
+-- headers=, body=}; raises.
 function M.request(options)
+  local make, fd = options.socket, nil
+  if make then
+    fd = make()
+    options.socket = fd
+  end
   local request, err = core.http.request(options)
+  if fd then core.proc.close(fd) end
   return (finish(request, err, options.url))
 end
 

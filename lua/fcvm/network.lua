@@ -1,9 +1,11 @@
 -- SPDX-License-Identifier: Apache-2.0
---- A VM's network, bridged by routing: a namespace of its own with a TAP of a fixed name and fixed addresses inside, and
--- a veth pair with a /30 of its own outside. docs/networking.md has the picture.
+--- A VM's network: a namespace of its own with a TAP of a fixed name and fixed addresses inside. Outside is, for root, a veth
+-- pair with a /30 of its own (bridged, by routing); else a process of the user's (lua/fcvm/usernet.lua). docs/networking.md has
+-- the pictures.
 local core = require "fcvm.core"
 local errors = require "fcvm.errors"
 local paths = require "fcvm.paths"
+local usernet = require "fcvm.usernet"
 local uv = require "luv"
 
 local M = {
@@ -39,30 +41,68 @@ function M.free_slots()
   end
 end
 
-local function set_up_inside(path, place, id)
+--- The mode of a VM's network: "bridged" for root, else "pasta" or, where that is missing, "slirp4netns". `wanted` is one of
+-- these, "rootless", "auto" or nil; raises where it cannot be had.
+function M.mode(wanted)
+  local root = uv.getuid() == 0
+  local choices = { auto = root and { "bridged" } or { "pasta", "slirp4netns" }, rootless = { "pasta", "slirp4netns" },
+    bridged = { "bridged" }, pasta = { "pasta" }, slirp4netns = { "slirp4netns" } }
+  local kinds = choices[wanted or "auto"]
+  local function refuse(name, message, hint)
+    errors.raise { op = "choose network", subject = wanted, name = name, message = message, hint = hint,
+      status = errors.status.usage }
+  end
+  if not kinds then refuse("EINVAL", "that is no mode", "auto, bridged, rootless, pasta or slirp4netns") end
+  if root ~= (kinds[1] == "bridged") then
+    refuse("EPERM", root and "VMs of root are bridged" or "links of the host take root", "--network-mode auto chooses")
+  end
+  if root then return "bridged" end
+  for _, kind in ipairs(kinds) do
+    if usernet.is_there(kind) then return kind end
+  end
+  errors.raise { op = "choose network", name = "ENOENT", status = errors.status.missing_part,
+    message = ("there is no %s"):format(table.concat(kinds, " and no ")),
+    hint = "install the package passt (pasta) or slirp4netns; or run as root" }
+end
+
+-- The TAP and the way between it and eth0, which leads outside and has the address `outside`.
+local function set_up_inside(path, record, outside, uid, gid)
   local inside <close> = errors.check(core.net.open(path))
   local check = errors.check
   check(inside:link_set("lo", { up = true }))
-  check(inside:link_add_tap(M.tap, { uid = place.uid, gid = place.uid }))
+  check(inside:link_add_tap(M.tap, { uid = uid, gid = gid }))
   check(inside:address_add(M.tap, M.guest_gateway .. "/30"))
-  check(inside:link_set(M.tap, { up = true, ipv6 = false }))
-  check(inside:address_add("eth0", place.vm .. "/30"))
-  check(inside:link_set("eth0", { up = true, ipv6 = false }))
-  check(inside:route_add { to = "0.0.0.0/0", via = place.host, link = "eth0" })
+  check(inside:link_set(M.tap, { up = true, ipv6 = false, route_localnet = record.network_mode == "pasta" or nil }))
   inside:forwarding(true)
-  check(inside:nat_apply { table = "fcvm-" .. id, comment = "fcvm " .. id,
+  local rules = { table = "fcvm-" .. record.vm_id, comment = "fcvm " .. record.vm_id,
     masquerade = { { source = GUEST_NET, out = "eth0" } },
-    dnat = { { address = place.vm, to_address = M.guest_address } },
+    dnat = { { address = outside, to_address = M.guest_address } },
     -- A guest that forges its address is forwarded nowhere.
-    drop_source = { { link = M.tap, source = GUEST_NET } } })
+    drop_source = { { link = M.tap, source = GUEST_NET } } }
+  if record.network_mode == "pasta" then
+    -- Connections from the host's loopback come to the namespace's. What arrives there by the TAP instead is no answer: dropped.
+    rules.dnat[2] = { address = "127.0.0.1", to_address = M.guest_address }
+    rules.masquerade[2] = { source = "127.0.0.0/8", out = M.tap }
+    rules.drop_input = { M.tap }
+  end
+  check(inside:nat_apply(rules))
+end
+
+local function furnish_veth(path, place, record)
+  local inside <close> = errors.check(core.net.open(path))
+  errors.check(inside:address_add("eth0", place.vm .. "/30"))
+  errors.check(inside:link_set("eth0", { up = true, ipv6 = false }))
+  errors.check(inside:route_add { to = "0.0.0.0/0", via = place.host, link = "eth0" })
+  set_up_inside(path, record, place.vm, place.uid, place.uid)
 end
 
 --- Makes the namespace of a record (its vm_id and slot), with nothing in it: what runs there may start now, and use the
--- network after M.furnish. Returns {namespace=, address=, host_address=, uid=}.
+-- network after M.furnish. Returns {namespace=, and if bridged address=, host_address=, uid=}.
 function M.create(record)
   local place, path = M.of_slot(record.slot), namespace_of(record.vm_id)
   paths.ensure(paths.run() .. "/netns", 493)
   errors.check(core.net.namespace_create(path))
+  if record.network_mode ~= "bridged" then return { namespace = path } end
   return { namespace = path, address = place.vm, host_address = place.host, uid = place.uid }
 end
 
@@ -84,12 +124,11 @@ local function publish(rules, place, ports)
   end
 end
 
---- Makes the links, addresses, routes and rules of a record whose namespace is there; its `ports` are as of publish.hold.
-function M.furnish(record)
-  local place, path = M.of_slot(record.slot), namespace_of(record.vm_id)
+local function furnish_bridged(record, path)
+  local place = M.of_slot(record.slot)
   local host <close> = errors.check(core.net.open())
   errors.check(host:link_add_veth(place.link, "eth0", path))
-  set_up_inside(path, place, record.vm_id)
+  furnish_veth(path, place, record)
   errors.check(host:address_add(place.link, place.host .. "/30"))
   errors.check(host:link_set(place.link, { up = true, ipv6 = false }))
   host:forwarding(true)
@@ -101,14 +140,40 @@ function M.furnish(record)
   errors.check(host:nat_apply(rules))
 end
 
+--- Makes what the namespace of a record needs: links, addresses, routes, rules, and without root the process that leads outside,
+-- in the current scope. The record's `ports` are as of publish.hold, and `release()` lets go of them. Returns a function that
+-- waits for that process's end and gives the error that this is; nil if bridged.
+function M.furnish(record, release)
+  local path = namespace_of(record.vm_id)
+  if record.network_mode == "bridged" then return furnish_bridged(record, path) end
+  release()
+  local wait = usernet.start(record.network_mode, path, record.ports or {}, paths.vm(record.vm_id))
+  set_up_inside(path, record, usernet.places[record.network_mode].address, uv.getuid(), uv.getgid())
+  return wait
+end
+
+--- How a VM of a record is reached: its address, and, where that is one of its namespace alone, a function that makes a TCP
+-- socket in there (a descriptor, the caller's to close).
+function M.reach(record)
+  if record.address then return record.address end
+  local path, of_other = namespace_of(record.vm_id), record.pid ~= math.tointeger(uv.os_getpid())
+  local proc = ("/proc/%d"):format(record.pid)
+  return M.guest_address, function()
+    -- Its supervisor sees the namespace's mount; who is outside goes by way of that process.
+    return errors.check(core.net.socket(of_other and proc .. "/root" .. path or path, of_other and proc .. "/ns/user" or nil))
+  end
+end
+
 --- Removes the network of a record; what is gone already is fine. Raises what could not be removed.
 function M.remove(record)
   local function gone(value, err)
     if not value and err.name ~= "ENOENT" and err.name ~= "ENODEV" then error(errors.new(err), 0) end
   end
-  local host <close> = errors.check(core.net.open())
-  gone(host:table_delete("fcvm-" .. record.vm_id))
-  if record.slot then gone(host:link_delete(M.of_slot(record.slot).link)) end
+  if uv.getuid() == 0 then
+    local host <close> = errors.check(core.net.open())
+    gone(host:table_delete("fcvm-" .. record.vm_id))
+    if record.slot then gone(host:link_delete(M.of_slot(record.slot).link)) end
+  end
   local path = namespace_of(record.vm_id)
   if uv.fs_stat(path) then gone(core.net.namespace_remove(path)) end
 end

@@ -139,7 +139,8 @@ local function taken(port, code)
     errors.raise { op = "publish", subject = where, name = code, status = errors.status.usage,
       message = ("this host has no address %s"):format(port.ip) }
   end
-  errors.raise { op = "publish", subject = where, name = code, message = "the port cannot be taken: " .. tostring(code) }
+  errors.raise { op = "publish", subject = where, name = code, message = "the port cannot be taken: " .. tostring(code),
+    hint = code == "EACCES" and "ports below net.ipv4.ip_unprivileged_port_start (1024) are for root" or nil }
 end
 
 local function bind_tcp(port, ip)
@@ -164,17 +165,22 @@ end
 local function hold(port)
   local socket, ok, code = (port.protocol == "tcp" and bind_tcp or bind_udp)(port, port.ip or ANY)
   socket:unref()
-  task.defer(function() socket:close() end)
+  task.defer(function() if not socket:is_closing() then socket:close() end end)
   if not ok then taken(port, code) end
   local name = errors.check_uv("look at", M.text(port), socket:getsockname())
-  return { protocol = port.protocol, ip = port.ip, host_port = name.port, guest_port = port.guest_port }
+  return { protocol = port.protocol, ip = port.ip, host_port = name.port, guest_port = port.guest_port }, socket
 end
 
---- Takes the ports of M.parse for the current scope. Returns them with their numbers; raises EADDRINUSE with who has one.
+--- Takes the ports of M.parse for the current scope. Returns them with their numbers, and a function that lets go of them
+-- before its end; raises EADDRINUSE with who has one.
 function M.hold(ports)
-  local held = {}
-  for i, port in ipairs(ports) do held[i] = hold(port) end
-  return held
+  local held, sockets = {}, {}
+  for i, port in ipairs(ports) do held[i], sockets[i] = hold(port) end
+  return held, function()
+    for _, socket in ipairs(sockets) do
+      if not socket:is_closing() then socket:close() end
+    end
+  end
 end
 
 return M

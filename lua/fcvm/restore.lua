@@ -10,6 +10,7 @@ local json = require "fcvm.json"
 local paths = require "fcvm.paths"
 local publish = require "fcvm.publish"
 local state = require "fcvm.state"
+local stats = require "fcvm.stats"
 local task = require "fcvm.task"
 
 local M = {}
@@ -95,7 +96,7 @@ function M.start(self)
   self.vmm:load(found.memory, found.replay)
   if found.replay then
     -- All that was recorded is there before the first touch: a tenth of what a replay beside the running guest costs.
-    connection:ask("prefilled", { uid = place.uid })
+    connection:ask("prefilled", { pid = stats.firecracker_of(self.record.pid) })
     self.vmm:resume()
   end
   self:mark "load"
@@ -116,7 +117,8 @@ end
 --- Checks what a user gave for a clone; returns it as the supervisor takes it.
 function M.plan(options)
   errors.options("clone", options, { name = "string", env = "table", labels = "table", health = "string table boolean",
-    files = "table", detach = "boolean", output = "string", on_output = "function", publish = "string table" })
+    files = "table", detach = "boolean", output = "string", on_output = "function", publish = "string table",
+    network_mode = "string" })
   if options.health then health.read(options.health) end
   local files
   for path, content in pairs(options.files or {}) do
@@ -128,7 +130,7 @@ function M.plan(options)
     files[#files + 1] = { path = path, mode = file.mode or 420, data = tostring(file.data) }
   end
   return { name = options.name, env = options.env, labels = options.labels, health = options.health, files = files,
-    detach = options.detach, publish = publish.list(options.publish) }
+    detach = options.detach, publish = publish.list(options.publish), network_mode = options.network_mode }
 end
 
 return M

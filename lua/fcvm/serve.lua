@@ -172,9 +172,9 @@ local function client_of(client)
   return client
 end
 
-local function is_filled(self, uid)
+local function is_filled(self, pid)
   for _, client in ipairs(self.pages:stats().clients) do
-    if client.uid == uid and client.state ~= "handshake" and client.state ~= "prefill" then return true end
+    if client.pid == pid and client.state ~= "handshake" and client.state ~= "prefill" then return true end
   end
 end
 
@@ -187,11 +187,11 @@ local handlers = {
     end)
     return { memory = memory, meta = self.meta, replay = memory == "uffd" and self.replays }
   end,
-  -- Waits until the working set is in the memory of the clone whose Firecracker is of this user. A clone that is late is
+  -- Waits until the working set is in the memory of the clone whose Firecracker is this process. A clone that is late is
   -- no error: it runs, and its pages come as it touches them.
   prefilled = function(self, arguments)
     local ok, err = pcall(task.timeout, PREFILL_SECONDS, "the working set", function()
-      while not is_filled(self, arguments.uid) do
+      while not is_filled(self, arguments.pid) do
         task.await(function(resume) self.awaiting[#self.awaiting + 1] = resume end)
       end
     end)

@@ -8,6 +8,7 @@
 local uv = require "luv"
 local capture = require "fcvm.capture"
 local control = require "fcvm.control"
+local core = require "fcvm.core"
 local errors = require "fcvm.errors"
 local firecracker = require "fcvm.firecracker"
 local guest = require "fcvm.guest"
@@ -51,6 +52,7 @@ end
 -- from how the VM comes to be; `check` as of state.claim.
 function Supervisor:claim(fields, check)
   local options = self.options
+  fields.network_mode = network.mode(options.network_mode)
   fields.name, fields.labels, fields.health_check = options.name, options.labels, self.check and self.check.text
   self.record = state.claim(fields, network.free_slots(), check)
   task.defer(function()
@@ -58,7 +60,9 @@ function Supervisor:claim(fields, check)
     if ok then state.remove(self.record.vm_id) else self.log:warn("%s", tostring(err)) end
   end)
   -- Before anything is made that takes time: a port that is taken is told at once.
-  if options.publish then self.record.ports = json.array(publish.hold(publish.parse(options.publish))) end
+  local ports, release = publish.hold(publish.parse(options.publish))
+  if #ports > 0 then self.record.ports = json.array(ports) end
+  self.release_ports = release
   local directory = paths.ensure(paths.vm(self.record.vm_id))
   if options.detach then log.to_file(directory .. "/fcvm.log") end
   self.log, self.owner.subject = log.tag(self.record.name), self.record.name
@@ -76,7 +80,13 @@ end
 function Supervisor:start_firecracker(place)
   self.vmm = firecracker.start { id = self.record.vm_id, uid = place.uid, namespace = place.namespace,
     memory = self.record.memory_mib, cpus = self.record.cpus, log = self.log }
-  network.furnish(self.record)
+  local usernet = network.furnish(self.record, self.release_ports)
+  if usernet then
+    task.spawn(function()
+      local ended = usernet()
+      if not self.leaving then self.root:cancel(ended) end
+    end)
+  end
   self:mark "network"
   self.vmm:wait_api()
   self:mark "spawn"
@@ -134,7 +144,7 @@ local function boot(self)
   self:start_firecracker(place)
   self.plan = plan_of(self, found)
   local ready <close> = guest.listen_ready(self.vmm.root)
-  uv.fs_chown(ready.path, place.uid, place.uid)
+  if place.uid then uv.fs_chown(ready.path, place.uid, place.uid) end
   self.vmm:boot { memory = memory, cpus = cpus, plan = self.plan, hostname = self.plan.hostname }
   self:mark "boot"
   self:watch_firecracker()
@@ -157,7 +167,7 @@ local function watch_health(self)
     return self.on_healthy and self.on_healthy()
   end
   local tagged = self.log:tag "health"
-  self.health_task = task.spawn(health.watch, self.check, self.record.address, function(status, why)
+  self.health_task = task.spawn(health.watch, self.check, function(status, why)
     -- A guest that is paused cannot answer, and that says nothing about it.
     if self.held then return end
     local first = status == "healthy" and not self.stages.healthy
@@ -169,7 +179,7 @@ local function watch_health(self)
       self:update { health_failure = why }
     end
     if first and self.on_healthy then self.on_healthy() end
-  end, function() return self.held end)
+  end, function() return self.held end, network.reach(self.record))
 end
 
 --- The container runs.
@@ -288,6 +298,8 @@ local handlers = {
 
 local function supervise(self)
   self.options = self.owner:read()
+  -- Before there are threads: what is made for the VM is made in namespaces of our own.
+  if uv.getuid() ~= 0 then errors.check(core.proc.userns_enter()) end
   self.root = task.current()
   self.check = health.read(self.options.health)
   if not self.options.clone then machine.shape(self.options.mem, self.options.cpu) end

@@ -24,7 +24,8 @@ function VM:__tostring() return ("vm %s (%s, PID %d)"):format(self.name, self.st
 
 local OPTIONS = { image = "string", name = "string", cmd = "table", entrypoint = "table string", env = "table",
   cpu = "integer", mem = "string integer", health = "string table", labels = "table", detach = "boolean",
-  on_output = "function", output = "string", timeout = "number", pull = "string", publish = "string table" }
+  on_output = "function", output = "string", timeout = "number", pull = "string", publish = "string table",
+  network_mode = "string" }
 
 local function check_list(what, list)
   for i = 1, #list do
@@ -55,7 +56,8 @@ local function plan(options)
   if type(entrypoint) == "string" then entrypoint = { entrypoint } end
   return { image = options.image, name = options.name, cmd = options.cmd and check_list("cmd", options.cmd),
     entrypoint = entrypoint and check_list("entrypoint", entrypoint), env = env, cpu = options.cpu, mem = options.mem,
-    health = options.health, labels = options.labels, detach = options.detach, pull = options.pull, publish = ports }
+    health = options.health, labels = options.labels, detach = options.detach, pull = options.pull, publish = ports,
+    network_mode = options.network_mode }
 end
 
 -- A pipe of ours that the supervisor will write to, and a function that reads it to its end, for on_output.
@@ -166,8 +168,9 @@ function VM:request(options)
     headers = "table", body = "string", timeout = "number" })
   local headers = {}
   for name, value in pairs(options.headers or {}) do headers[#headers + 1] = name .. ": " .. tostring(value) end
-  local url = ("http://%s:%d%s"):format(running(self).address, options.port or 80, options.path or "/")
-  return require("fcvm.http").request { url = url, method = options.method, headers = headers,
+  local address, socket = require("fcvm.network").reach(running(self).record)
+  local url = ("http://%s:%d%s"):format(address, options.port or 80, options.path or "/")
+  return require("fcvm.http").request { url = url, socket = socket, method = options.method, headers = headers,
     body = options.body, timeout = options.timeout or 10 }
 end
 
