@@ -37,12 +37,12 @@ local function each_port(ports, protocol, fn)
   return none
 end
 
-local function pasta_argv(namespace, ports, pidfile)
+local function pasta_argv(namespace, ports)
   local argv = { "pasta", "--ipv4-only", "--config-net", "--foreground", "--quiet", "--netns", namespace, "--netns-only",
     "--ns-ifname", M.link, "--address", M.places.pasta.address, "--netmask", "30", "--gateway", M.places.pasta.gateway,
     -- The host's own loopback is not the guest's to reach, nor are ports of the namespace anybody's on the host.
     "--no-map-gw", "--tcp-ns", "none", "--udp-ns", "none", "--no-dhcp", "--no-dhcpv6", "--no-ndp", "--no-ra",
-    "--pid", pidfile }
+    "--pid", "pasta.pid" }
   for protocol, option in pairs { tcp = "--tcp-ports", udp = "--udp-ports" } do
     local none = each_port(ports, protocol, function(port)
       argv[#argv + 1] = option
@@ -56,10 +56,10 @@ local function pasta_argv(namespace, ports, pidfile)
   return argv
 end
 
-local function slirp_argv(namespace, socket)
-  return { "slirp4netns", "--disable-host-loopback", "--disable-dns", "--netns-type=path", "--mtu=65520",
+local function slirp_argv(namespace)
+  return { "slirp4netns", "--enable-seccomp", "--disable-host-loopback", "--disable-dns", "--netns-type=path", "--mtu=65520",
     "--configure", "--cidr=10.231.0.0/24",
-    "--ready-fd=3", "--api-socket=" .. socket, namespace, M.link }
+    "--ready-fd=3", "--api-socket=slirp.sock", namespace, M.link }
 end
 
 local function fail(kind, ports, words)
@@ -72,10 +72,11 @@ local function fail(kind, ports, words)
 end
 
 -- Starts the program in the current scope; returns its child and a function that gives what it has said.
-local function spawn(kind, argv, fds)
+local function spawn(kind, argv, fds, directory)
   local reader, writer = errors.check(core.proc.pipe())
   fds[1], fds[2] = writer, writer
-  local child, err = core.proc.spawn { argv = argv, fds = fds, session = true, contain = true, capabilities = CAPABILITIES }
+  local child, err = core.proc.spawn { argv = argv, cwd = directory, fds = fds, session = true, contain = true,
+    capabilities = CAPABILITIES }
   core.proc.close(writer)
   if not child then
     core.proc.close(reader)
@@ -106,11 +107,10 @@ local function wait_ready(kind, child, words, ports, ready)
 end
 
 local function start_pasta(namespace, ports, directory)
-  local pidfile = directory .. "/pasta.pid"
-  local child, words = spawn("pasta", pasta_argv(namespace, ports, pidfile), {})
+  local child, words = spawn("pasta", pasta_argv(namespace, ports), {}, directory)
   -- It writes it when everything is set up.
   wait_ready("pasta", child, words, ports, function()
-    local stat = uv.fs_stat(pidfile)
+    local stat = uv.fs_stat(directory .. "/pasta.pid")
     return stat and stat.size > 0
   end)
   return child, words
@@ -138,12 +138,12 @@ end
 
 local function start_slirp(namespace, ports, directory)
   local reader, writer = errors.check(core.proc.pipe())
-  local child, words = spawn("slirp4netns", slirp_argv(namespace, directory .. "/slirp.sock"), { [3] = writer })
+  local child, words = spawn("slirp4netns", slirp_argv(namespace), { [3] = writer }, directory)
   core.proc.close(writer)
   local ready = false
   task.defer(function() core.proc.close(reader) end)
   wait_ready("slirp4netns", child, words, ports, function()
-    ready = ready or task.readable_within(reader, 0)
+    ready = ready or task.readable_within(reader, 0.01)
     return ready
   end)
   for _, port in ipairs(ports) do forward(directory, port) end
