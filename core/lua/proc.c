@@ -153,26 +153,52 @@ static void check_fds(lua_State *L, struct fc_spawn_plan *plan) {
 	plan->fd_count = i;
 }
 
+/* Keys are where, values what: strings of the table, which is kept. */
+static void check_binds(lua_State *L, struct fc_spawn_plan *plan) {
+	int type = lua_getfield(L, 1, "binds");
+	if (type == LUA_TNIL)
+		return;
+	if (type != LUA_TTABLE)
+		luaL_error(L, "'binds' must be a table, not a %s", lua_typename(L, type));
+	size_t count = 0;
+	for (lua_pushnil(L); lua_next(L, -2); lua_pop(L, 1)) {
+		if (lua_type(L, -2) != LUA_TSTRING || lua_type(L, -1) != LUA_TSTRING)
+			luaL_error(L, "'binds' must have strings alone");
+		count++;
+	}
+	struct fc_spawn_bind *list = lua_newuserdatauv(L, (count + 1) * sizeof *list, 0);
+	size_t i = 0;
+	for (lua_pushnil(L); lua_next(L, -3) && i < count; lua_pop(L, 1)) {
+		list[i].to = lua_tostring(L, -2);
+		list[i++].from = lua_tostring(L, -1);
+	}
+	plan->binds = list;
+	plan->bind_count = i;
+}
+
 /***
 Starts a program.
 @table options argv (a list; the first is looked for in PATH where it has no slash), env (a list of "K=V"; ours), cwd,
 fds (the child's number = ours; 0 to 2 are /dev/null where not listed, all others closed), session (in one of its own),
  contain (below an init in a PID namespace: all that it starts ends with it and with us, whatever its user), netns (a
  namespace's path), umask (an integer), proc_mount (with contain: a /proc of its own), capabilities (the bits of those
-of ours that it keeps though its user is not root).
+of ours that it keeps though its user is not root), root (a directory that it is closed into, with binds in it:
+where = what of ours it sees there).
  It is killed when we end.
 @return the child
 @raise where an option is of the wrong type or unknown
 @return nil, err where a step fails, `execute` included: ENOENT, EACCES, EPERM, ...
 */
 static int proc_spawn(lua_State *L) {
-	static const char *const known[] = {"argv",  "env",   "cwd",        "fds",          "session", "contain",
-	                                    "netns", "umask", "proc_mount", "capabilities", NULL};
+	static const char *const known[] = {"argv",    "env",   "cwd",   "fds",        "session",
+	                                    "contain", "netns", "umask", "proc_mount", "capabilities",
+	                                    "root",    "binds", NULL};
 	luaL_checktype(L, 1, LUA_TTABLE);
 	lua_settop(L, 1);
 	fcl_only_keys(L, 1, known);
 	struct fc_spawn_plan plan = {
 	        .cwd = opt_text(L, "cwd"),
+	        .root = opt_text(L, "root"),
 	        .netns = opt_text(L, "netns"),
 	        .umask = (int)fcl_opt_integer(L, 1, "umask", 0, MODE_MAX, -1),
 	        .session = fcl_opt_boolean(L, 1, "session", 0),
@@ -184,6 +210,7 @@ static int proc_spawn(lua_State *L) {
 	if (lua_getfield(L, 1, "env") != LUA_TNIL)
 		plan.env = check_vector(L, "env");
 	check_fds(L, &plan);
+	check_binds(L, &plan);
 	struct child *child = lua_newuserdatauv(L, sizeof *child, 0);
 	*child = (struct child){.handle = NULL};
 	luaL_setmetatable(L, CHILD);

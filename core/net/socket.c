@@ -40,7 +40,8 @@ static _Noreturn void work(const char *userns, const char *netns, int channel) {
 static int tell(const struct report *report, const char *userns, const char *netns, struct fc_error *error) {
 	if (report->step == SOCKET)
 		return fc_error_set(error, report->err, "make socket", NULL, NULL, NULL);
-	return fc_error_set(error, report->err, report->step == USERNS ? "enter user namespace" : "enter network namespace",
+	return fc_error_set(error, report->err,
+	                    report->step == USERNS ? "enter user namespace" : "enter network namespace",
 	                    report->step == USERNS ? userns : netns, NULL, NULL);
 }
 

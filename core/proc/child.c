@@ -86,6 +86,17 @@ static void mount_proc(int report) {
 		fail(report, FC_STEP_PROC, errno, 0);
 }
 
+/* Mounts that nobody else sees, gone with the process; files stay free to be removed by others. */
+static void enter_root(const struct fc_spawn_plan *plan, int report) {
+	if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) < 0)
+		fail(report, FC_STEP_ROOT, errno, 0);
+	for (size_t i = 0; i < plan->bind_count; i++)
+		if (mount(plan->binds[i].from, plan->binds[i].to, NULL, MS_BIND, NULL) < 0)
+			fail(report, FC_STEP_BIND, errno, (int)i);
+	if (chroot(plan->root) < 0 || chdir("/") < 0)
+		fail(report, FC_STEP_ROOT, errno, 0);
+}
+
 /* Ambient ones: the only kind that execve(2) leaves to a user other than root (capabilities(7)). */
 static void keep_capabilities(uint64_t wanted, int report) {
 	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
@@ -178,13 +189,15 @@ static _Noreturn void become_program(const struct fc_setup *setup) {
 		enter_netns(setup, setup->report);
 	if (plan->proc_mount)
 		mount_proc(setup->report);
+	int report = map_descriptors(setup);
+	if (plan->root)
+		enter_root(plan, report);
 	if (plan->cwd && chdir(plan->cwd) < 0)
-		fail(setup->report, FC_STEP_CWD, errno, 0);
+		fail(report, FC_STEP_CWD, errno, 0);
 	if (plan->umask >= 0)
 		umask((mode_t)plan->umask);
 	if (plan->capabilities)
-		keep_capabilities(plan->capabilities, setup->report);
-	int report = map_descriptors(setup);
+		keep_capabilities(plan->capabilities, report);
 	fc_signals_restore(0);
 	execute(setup, report);
 }

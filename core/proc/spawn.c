@@ -82,6 +82,8 @@ static const struct {
         [FC_STEP_NETNS_OPEN] = {"open network namespace", NULL},
         [FC_STEP_NETNS] = {"enter network namespace", NULL},
         [FC_STEP_PROC] = {"mount /proc for", NULL},
+        [FC_STEP_BIND] = {"show", NULL},
+        [FC_STEP_ROOT] = {"close into", "it takes root, or a user namespace of one's own"},
         [FC_STEP_CAPABILITIES] = {"keep capabilities for", "they must be this process's own"},
         [FC_STEP_CWD] = {"enter directory", NULL},
         [FC_STEP_NULL] = {"open /dev/null for", NULL},
@@ -98,6 +100,10 @@ static const char *subject_of(const struct fc_spawn_plan *plan, const struct fc_
 		return plan->netns;
 	case FC_STEP_CWD:
 		return plan->cwd;
+	case FC_STEP_BIND:
+		return plan->binds[report->detail].from;
+	case FC_STEP_ROOT:
+		return plan->root;
 	case FC_STEP_FD:
 		snprintf(number, size, "%d", report->detail);
 		return number;
@@ -108,8 +114,8 @@ static const char *subject_of(const struct fc_spawn_plan *plan, const struct fc_
 
 /* The one ENOENT that nobody understands: the program is there, its interpreter is not. */
 static const char *hint_of(const struct fc_spawn_plan *plan, const struct fc_report *report) {
-	if (report->step == FC_STEP_EXEC && report->err == ENOENT && !plan->cwd && strchr(plan->argv[0], '/') &&
-	    access(plan->argv[0], F_OK) == 0)
+	if (report->step == FC_STEP_EXEC && report->err == ENOENT && !plan->cwd && !plan->root &&
+	    strchr(plan->argv[0], '/') && access(plan->argv[0], F_OK) == 0)
 		return "the file is there, but not the interpreter that it names";
 	if (report->step == FC_STEP_NETNS && report->err == EPERM)
 		return "entering a network namespace takes root";

@@ -41,6 +41,12 @@ struct fc_spawn_fd {
 	int parent;
 };
 
+/* What of ours the child sees in its root, and where there: a file over a file, a directory over a directory. */
+struct fc_spawn_bind {
+	const char *from;
+	const char *to; /* in our own tree: below the root */
+};
+
 /* What to start, and how. Everything is borrowed until fc_spawn returns; zero is the usual value but for umask. */
 struct fc_spawn_plan {
 	char *const *argv; /* NULL-terminated, at least one; argv[0] is looked for in PATH where it has no slash: the
@@ -52,6 +58,11 @@ struct fc_spawn_plan {
 	size_t fd_count;
 	const char *netns; /* a network namespace to start in: a file of /proc/PID/ns, or one bound to it; NULL: ours */
 	int umask;         /* its file mode mask, or -1: ours */
+	const char *root;  /* a directory that it is closed into, in a mount namespace of its own; argv and cwd are in
+	                      there,  programs and descriptors given by us are not looked for anew. NULL: ours. Needs
+	                      CAP_SYS_ADMIN and CAP_SYS_CHROOT, which the program then should not have */
+	const struct fc_spawn_bind *binds; /* with root; they must exist */
+	size_t bind_count;
 	uint64_t capabilities; /* those of ours, by their bits, that it keeps though its user is not root; else it has
 	                          what execve(2) gives to its user and file */
 	bool session;          /* in a session of its own, without a terminal */

@@ -16,7 +16,8 @@ static const char *hint_of(int err) {
 	case ENOSPC:
 	case EUSERS:
 		return "allow them: sysctl user.max_user_namespaces=10000, and where they are there "
-		       "kernel.unprivileged_userns_clone=1 and kernel.apparmor_restrict_unprivileged_userns=0; or run as root";
+		       "kernel.unprivileged_userns_clone=1 and kernel.apparmor_restrict_unprivileged_userns=0; or run "
+		       "as root";
 	case EINVAL:
 		return "it is for a process that has not begun threads yet";
 	default:

@@ -130,6 +130,22 @@ local function jailer_argv(options)
   return argv
 end
 
+-- The jailer needs root. Without it a user namespace does as much as it can: no capability, PID, mount and network namespaces of
+-- its own, and nothing to see but its directory with the devices that it opens.
+local function close_in(plan, root, options)
+  local binds = { [root .. "/firecracker"] = paths.bin() .. "/firecracker" }
+  for _, device in ipairs { "/dev/kvm", "/dev/net/tun", "/dev/userfaultfd", "/dev/urandom" } do
+    if uv.fs_stat(device) then binds[root .. device] = device end
+  end
+  for place in pairs(binds) do
+    paths.ensure(place:match "^(.*)/")
+    local fd = errors.check_uv("create", place, uv.fs_open(place, "w", 256))
+    uv.fs_close(fd)
+  end
+  plan.argv = { "/firecracker", "--id", options.id, table.unpack(own_words()) }
+  plan.root, plan.binds, plan.netns = root, binds, options.namespace
+end
+
 -- Sorts what Firecracker prints: its own log under `firecracker:`, without its times and instance names; the guest's
 -- console at debug level, its last lines kept for the error that may need them.
 local function follow(self, fd)
@@ -191,9 +207,7 @@ function M.start(options)
   if options.uid then
     plan.argv = jailer_argv(options)
   else
-    -- The jailer needs root. Here it is a user namespace's: no capability, its own PID and network namespaces.
-    plan.argv, plan.cwd, plan.netns = { paths.bin() .. "/firecracker", "--id", options.id, table.unpack(own_words()) }, self.root,
-      options.namespace
+    close_in(plan, self.root, options)
   end
   local child, err = core.proc.spawn(plan)
   core.proc.close(writer)
