@@ -56,6 +56,22 @@ describe("preflight", function()
     end
   end)
 
+  test("wants of who is not root user namespaces, and pasta or slirp4netns", function()
+    assert.is_true(one("rootless", { uid = 0 }).ok)
+    local function as_user(status)
+      return one("rootless", { uid = 1000, path = home, namespace = function() return { status = status, stderr = "no room\n" } end })
+    end
+    write(home .. "/pasta", "")
+    uv.fs_chmod(home .. "/pasta", 493)
+    assert.same({ true, home .. "/pasta" }, { as_user(0).ok, as_user(0).found })
+    assert.matches("no room", as_user(1).found)
+    assert.matches("max_user_namespaces", as_user(1).fix)
+    uv.fs_unlink(home .. "/pasta")
+    write(home .. "/slirp4netns", "")
+    uv.fs_chmod(home .. "/slirp4netns", 493)
+    assert.equal(home .. "/slirp4netns", as_user(0).found)
+  end)
+
   test("wants cgroup v2 with its controllers", function()
     assert.equal("warning", one("cgroups").ok)
     write(home .. "/root/sys/fs/cgroup/cgroup.controllers", "cpuset cpu io pids\n")

@@ -13,6 +13,7 @@ local log = require "fcvm.log"
 local machine = require "fcvm.machine"
 local paths = require "fcvm.paths"
 local task = require "fcvm.task"
+local process = require "fcvm.process"
 local workshop = require "fcvm.setup.workshop"
 
 local M = {}
@@ -241,6 +242,13 @@ local function memory_check(context)
   return bad(found, "give this machine more memory", status.system)
 end
 
+local function find_tool(context, name)
+  for directory in (context.path .. ":/usr/sbin:/sbin"):gmatch "[^:]+" do
+    local path = directory .. "/" .. name
+    if uv.fs_access(path, "X") then return path end
+  end
+end
+
 local function nftables_check(context)
   if context.nftables then return context.nftables() end
   local handle, err = core.net.open()
@@ -250,8 +258,24 @@ local function nftables_check(context)
     handle:close()
   end
   if tables then return good(("%d tables of fcvm's"):format(#tables)) end
+  if err.name == "EPERM" and context.uid ~= 0 then return good "not seen without root; a user namespace's own are used" end
   if err.name == "EPERM" or err.name == "EACCES" then return bad(err.name, "run fcvm as root", status.permission) end
   return bad(err.message or err.name, "modprobe nf_tables", status.system)
+end
+
+-- What a VM's network is without root: a user namespace, and a program that leads out of it.
+local function rootless_check(context)
+  if context.uid == 0 then return good "not needed: root's VMs are bridged" end
+  local program
+  for _, name in ipairs { "slirp4netns", "pasta" } do program = find_tool(context, name) or program end
+  if not program then
+    return bad("neither pasta nor slirp4netns", "install the package passt, or slirp4netns", status.missing_part)
+  end
+  local made = context.namespace and context.namespace() or process.run { "unshare", "--user", "--net", "true", check = false,
+    contain = false, timeout = 10 }
+  if made.status == 0 then return good(program) end
+  return bad("no user namespace: " .. made.stderr:gsub("%s+$", ""), "sysctl user.max_user_namespaces=10000, and where it is there "
+    .. "kernel.unprivileged_userns_clone=1 and kernel.apparmor_restrict_unprivileged_userns=0", status.permission)
 end
 
 local function cgroup_check(context)
@@ -278,13 +302,6 @@ local tools = {
   { "dpkg-deb", "dpkg", "setup" }, { "apt-get", "apt", "setup" }, { "apt-cache", "apt", "setup" },
   { "curl", "curl", "maybe" }, { "pip3", "python3-pip", "maybe" }, { "python3", "python3", "maybe" },
 }
-
-local function find_tool(context, name)
-  for directory in (context.path .. ":/usr/sbin:/sbin"):gmatch "[^:]+" do
-    local path = directory .. "/" .. name
-    if uv.fs_access(path, "X") then return path end
-  end
-end
 
 local function set_up()
   return uv.fs_stat(part "bin/firecracker") and uv.fs_stat(part "kernels/vmlinux") and uv.fs_stat(part "rootfs/rootfs.ext4")
@@ -338,11 +355,13 @@ local checks = {
   end },
   { "kvm.boot", "a guest boots", boot_check },
   { "tun", "/dev/net/tun, readable and writable", function(context)
-    return device(context, "/dev/net/tun", "modprobe tun", "run fcvm as root", status.system)
+    return device(context, "/dev/net/tun", "modprobe tun", "run fcvm as root, or let users have it: chmod 0666 /dev/net/tun",
+      status.system)
   end },
   { "userfaultfd", "/dev/userfaultfd, or vm.unprivileged_userfaultfd=1", userfaultfd_check },
   { "io_uring", "allowed, and it works", io_uring_check },
   { "nftables", "netlink answers", nftables_check },
+  { "rootless", "root, or user namespaces and pasta or slirp4netns", rootless_check },
   { "cgroups", "cgroup v2 with cpu, memory and pids", cgroup_check },
   { "memory", "1 GiB", memory_check },
   { "space", "4 GiB for setup, 1 GiB after it", space_check },
@@ -358,17 +377,18 @@ end
 
 local KNOWN = { only = "string", root = "string", path = "string", uid = "integer", release = "string", memory = "number",
   boot_seconds = "number", boot = "function", nftables = "function", statfs = "function",
-  probe = "function" }
+  probe = "function", namespace = "function" }
 
 --- Checks the host. `only` takes checks whose names begin with it ("kvm" for kvm.device and kvm.boot); an unknown one raises.
 -- `boot_seconds` (15) is how long a guest may take to come up. For tests: root (before /dev, /proc and /sys), path, uid,
--- release, memory, boot, nftables, statfs, probe. Returns a list of {name=, ok= (true, false, "warning"), found=, needed=, fix=,
+-- release, memory, boot, nftables, statfs, probe, namespace. Returns a list of {name=, ok= (true, false, "warning"), found=, needed=, fix=,
 -- status= (the exit status that a failure means)}. Waits, and so needs a task.
 function M.run(options)
   options = errors.options("preflight", options or {}, KNOWN)
   local context = { root = options.root or "", path = options.path or os.getenv "PATH" or "", uid = options.uid or uv.getuid(),
     release = options.release, memory = options.memory, boot_seconds = options.boot_seconds or BOOT_SECONDS,
-    boot = options.boot, nftables = options.nftables, statfs = options.statfs, probe = options.probe or core.uffd.probe }
+    boot = options.boot, nftables = options.nftables, statfs = options.statfs, probe = options.probe or core.uffd.probe,
+    namespace = options.namespace }
   local list, names = {}, {}
   for _, check in ipairs(checks) do
     local name, needed, fn = check[1], check[2], check[3]

@@ -19,7 +19,7 @@ local rows = {
   { "errors", "json", "log", "pretty", "base64", "task", "stream", "machine", "paths", "unix" },
   { "args", "process", "http", "progress", "plot", "report", "control" },
   { "health", "state", "network", "logfile", "stats", "setup", "image", "firecracker", "guest", "pages", "snapshot", "resources",
-    "publish", "preflight" },
+    "publish", "usernet", "preflight" },
   { "owner", "capture", "restore", "supervised", "vm", "server", "supervisor", "serve" },
   { "recipe", "editor", "repl", "init", "cli", "fork_server" },
 }
