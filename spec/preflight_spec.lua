@@ -59,7 +59,8 @@ describe("preflight", function()
   test("wants of who is not root user namespaces, and pasta or slirp4netns", function()
     assert.is_true(one("rootless", { uid = 0 }).ok)
     local function as_user(status)
-      return one("rootless", { uid = 1000, path = home, namespace = function() return { status = status, stderr = "no room\n" } end })
+      local function namespace() return { status = status, stderr = "no room\n" } end
+      return one("rootless", { uid = 1000, path = home, namespace = namespace })
     end
     write(home .. "/pasta", "")
     uv.fs_chmod(home .. "/pasta", 493)

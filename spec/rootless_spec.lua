@@ -17,7 +17,7 @@ describe("rootless #kvm", function()
   local function test(name, body) it(name, function() task.main(body) end) end
 
   -- A user who has what `fcvm setup` makes, a way to it, and the devices that a host's rules would give.
-  setup(function()
+  lazy_setup(function()
     task.main(function()
       home = paths.data() .. "/rootless-spec"
       paths.ensure(home .. "/data", 493)
@@ -39,7 +39,7 @@ describe("rootless #kvm", function()
     end)
   end)
 
-  teardown(function()
+  lazy_teardown(function()
     task.main(function()
       process.run { "pkill", "-9", "-u", tostring(plain.uid), check = false, contain = false }
       resources.remove_tree(home)

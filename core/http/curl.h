@@ -17,9 +17,19 @@
 	F(global_init)                                                                                                 \
 	F(easy_init)                                                                                                   \
 	F(easy_setopt)                                                                                                 \
-	F(easy_getinfo) F(easy_strerror) F(easy_cleanup) F(slist_append) F(slist_free_all) F(multi_init)               \
-	        F(multi_setopt) F(multi_strerror) F(multi_cleanup) F(multi_add_handle) F(multi_remove_handle)          \
-	                F(multi_info_read) F(multi_socket_action)
+	F(easy_getinfo)                                                                                                \
+	F(easy_strerror)                                                                                               \
+	F(easy_cleanup)                                                                                                \
+	F(slist_append)                                                                                                \
+	F(slist_free_all)                                                                                              \
+	F(multi_init)                                                                                                  \
+	F(multi_setopt)                                                                                                \
+	F(multi_strerror)                                                                                              \
+	F(multi_cleanup)                                                                                               \
+	F(multi_add_handle)                                                                                            \
+	F(multi_remove_handle)                                                                                         \
+	F(multi_info_read)                                                                                             \
+	F(multi_socket_action)
 
 struct fch_curl {
 #define F(name) __typeof__(curl_##name) *name;

@@ -274,8 +274,8 @@ local function rootless_check(context)
   local made = context.namespace and context.namespace() or process.run { "unshare", "--user", "--net", "true", check = false,
     contain = false, timeout = 10 }
   if made.status == 0 then return good(program) end
-  return bad("no user namespace: " .. made.stderr:gsub("%s+$", ""), "sysctl user.max_user_namespaces=10000, and where it is there "
-    .. "kernel.unprivileged_userns_clone=1 and kernel.apparmor_restrict_unprivileged_userns=0", status.permission)
+  return bad("no user namespace: " .. made.stderr:gsub("%s+$", ""), "sysctl user.max_user_namespaces=10000, and where they are "
+    .. "there kernel.unprivileged_userns_clone=1 and kernel.apparmor_restrict_unprivileged_userns=0", status.permission)
 end
 
 local function cgroup_check(context)
@@ -381,8 +381,8 @@ local KNOWN = { only = "string", root = "string", path = "string", uid = "intege
 
 --- Checks the host. `only` takes checks whose names begin with it ("kvm" for kvm.device and kvm.boot); an unknown one raises.
 -- `boot_seconds` (15) is how long a guest may take to come up. For tests: root (before /dev, /proc and /sys), path, uid,
--- release, memory, boot, nftables, statfs, probe, namespace. Returns a list of {name=, ok= (true, false, "warning"), found=, needed=, fix=,
--- status= (the exit status that a failure means)}. Waits, and so needs a task.
+-- release, memory, boot, nftables, statfs, probe, namespace. Returns a list of {name=, ok= (true, false, "warning"), found=,
+-- needed=, fix=, status= (the exit status that a failure means)}. Waits, and so needs a task.
 function M.run(options)
   options = errors.options("preflight", options or {}, KNOWN)
   local context = { root = options.root or "", path = options.path or os.getenv "PATH" or "", uid = options.uid or uv.getuid(),
