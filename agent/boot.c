@@ -243,6 +243,10 @@ static int write_names(const struct fc_plan *plan, const char *address, struct f
 		return r;
 	fc_text_puts(&text, "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
 	fc_text_putf(&text, "%s\t%s\n", address[0] ? address : "127.0.1.1", plan->hostname);
+	for (size_t i = 0; plan->hosts && plan->hosts[i]; i++) {
+		int name = (int)strcspn(plan->hosts[i], "=");
+		fc_text_putf(&text, "%s\t%.*s\n", plan->hosts[i] + name + 1, name, plan->hosts[i]);
+	}
 	return write_text("/etc/hosts", &text, error);
 }
 
@@ -261,6 +265,10 @@ static int write_resolvers(const struct fc_plan *plan, struct fc_error *error) {
 	fc_text_puts(&text, "");
 	for (size_t i = 0; i < plan->dns_count; i++)
 		fc_text_putf(&text, "nameserver %s\n", plan->dns[i]);
+	for (size_t i = 0; plan->search && plan->search[i]; i++)
+		fc_text_putf(&text, "%s%s", i ? " " : "search ", plan->search[i]);
+	if (plan->search && plan->search[0])
+		fc_text_puts(&text, "\n");
 	return write_text("/etc/resolv.conf", &text, error);
 }
 

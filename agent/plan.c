@@ -136,6 +136,30 @@ static int take_dns(char **words, struct fc_plan *plan, struct fc_error *error) 
 	return 0;
 }
 
+/* What may stand in resolv.conf and hosts: letters, digits and "._-", not first. */
+static bool is_domain(const char *text) {
+	size_t size = strlen(text);
+	return size > 0 && size <= 253 && text[0] != '-' && text[0] != '.' &&
+	       size == strspn(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-");
+}
+
+static int read_names(const struct fc_json *root, struct fc_plan *plan, struct fc_error *error) {
+	int r = fc_member_words(root, "search", &plan->search, error);
+	if (r == 0)
+		r = fc_member_env(root, "hosts", &plan->hosts, error);
+	for (size_t i = 0; r == 0 && plan->search && plan->search[i]; i++)
+		if (i == FC_PLAN_SEARCH_MAX || !is_domain(plan->search[i]))
+			r = bad(error, "search", "has too many domains, or an element that is none");
+	for (size_t i = 0; r == 0 && plan->hosts && plan->hosts[i]; i++) {
+		char *equals = strchr(plan->hosts[i], '=');
+		*equals = '\0';
+		if (!is_domain(plan->hosts[i]) || !is_address(equals + 1))
+			r = bad(error, "hosts", "has a name or an address that is none");
+		*equals = '=';
+	}
+	return r;
+}
+
 static int read_numbers(const struct fc_json *root, struct fc_plan *plan, struct fc_error *error) {
 	int64_t version = 0;
 	int64_t grace = 10;
@@ -157,9 +181,9 @@ static int read_numbers(const struct fc_json *root, struct fc_plan *plan, struct
 }
 
 static int read_root(const struct fc_json *root, struct fc_plan *plan, struct fc_error *error) {
-	static const char *const known[] = {"version", "name",       "hostname",   "machine_id",  "image",
-	                                    "command", "entrypoint", "env",        "workdir",     "user",
-	                                    "dns",     "time_ns",    "stop_grace", "stop_signal", NULL};
+	static const char *const known[] = {"version",    "name",    "hostname",   "machine_id",  "image", "command",
+	                                    "entrypoint", "env",     "workdir",    "user",        "dns",   "search",
+	                                    "hosts",      "time_ns", "stop_grace", "stop_signal", NULL};
 	int r = fc_members_known(root, known, error);
 	if (r == 0)
 		r = read_numbers(root, plan, error);
@@ -169,6 +193,8 @@ static int read_root(const struct fc_json *root, struct fc_plan *plan, struct fc
 		r = read_image(root, plan, error);
 	if (r == 0)
 		r = read_process(root, plan, error);
+	if (r == 0)
+		r = read_names(root, plan, error);
 	char **dns = NULL;
 	if (r == 0)
 		r = fc_member_words(root, "dns", &dns, error);
@@ -188,6 +214,8 @@ void fc_plan_free(struct fc_plan *plan) {
 	fc_words_free(plan->command);
 	fc_words_free(plan->entrypoint);
 	fc_words_free(plan->env);
+	fc_words_free(plan->search);
+	fc_words_free(plan->hosts);
 	free(plan);
 }
 

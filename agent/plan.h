@@ -13,7 +13,7 @@
 #include "base/error.h"
 #include "json.h"
 
-enum { FC_PLAN_VERSION = 1, FC_PLAN_DNS_MAX = 8, FC_PLAN_WORDS_MAX = 1024 };
+enum { FC_PLAN_VERSION = 1, FC_PLAN_DNS_MAX = 8, FC_PLAN_SEARCH_MAX = 16, FC_PLAN_WORDS_MAX = 1024 };
 
 struct fc_plan {
 	char name[64];                 /* of the container: letters, digits and _.- after a letter or digit */
@@ -27,7 +27,9 @@ struct fc_plan {
 	char *workdir, *user;          /* or NULL */
 	char dns[FC_PLAN_DNS_MAX][46]; /* addresses of name servers */
 	size_t dns_count;
-	int64_t time_ns;     /* since 1970: the wall clock when the plan was written */
+	char **search;   /* domains that names without a dot are looked for in, at most 16; NULL-terminated, or NULL */
+	char **hosts;    /* "NAME=ADDRESS" for /etc/hosts; NULL-terminated, or NULL */
+	int64_t time_ns; /* since 1970: the wall clock when the plan was written */
 	unsigned stop_grace; /* seconds from the stop signal to SIGKILL */
 	int stop_signal;
 };

@@ -12,6 +12,7 @@ local args = fcvm.args({
   health_check = { "string", "URL in the VM that answers when it is healthy (the snapshot's own)", required = false,
     metavar = "URL" },
   network_mode = { "string", "auto, bridged (root), rootless, pasta or slirp4netns", default = "auto", metavar = "MODE" },
+  dns = { "string", "address of a resolver instead of this host's", many = true, metavar = "ADDRESS" },
   label = { "pairs", "label of the clone" },
   memory = { "string", "with a snapshot: auto, uffd or file", default = "auto", metavar = "HOW" },
   detach = { "boolean", "leave the clone running and print its name", short = "-d" },
@@ -26,7 +27,8 @@ end
 local server = args.pid and fcvm.server(args.pid)
   or fcvm.snapshot(tag):serve { exit_when_idle = true, memory = args.memory, detach = args.detach }
 local clone = server:clone { name = args.name, env = args.env, health = args.health_check, labels = args.label,
-  publish = args.publish, network_mode = args.network_mode, detach = args.detach, output = not args.detach and "inherit" or nil }
+  publish = args.publish,
+  network_mode = args.network_mode, dns = args.dns, detach = args.detach, output = not args.detach and "inherit" or nil }
 
 if args.detach then
   clone:wait "running"

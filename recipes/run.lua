@@ -14,6 +14,9 @@ local args = fcvm.args({
     short = "-p", many = true, metavar = "PORTS" },
   health_check = { "string", "URL in the VM that answers when the container is healthy", required = false, metavar = "URL" },
   network_mode = { "string", "auto, bridged (root), rootless, pasta or slirp4netns", default = "auto", metavar = "MODE" },
+  dns = { "string", "address of a resolver instead of this host's", many = true, metavar = "ADDRESS" },
+  dns_search = { "string", "domain that short names are looked for in, instead of this host's", many = true, metavar = "DOMAIN" },
+  add_host = { "string", "address of a name: NAME:ADDRESS", many = true, metavar = "ENTRY" },
   label = { "pairs", "label of the VM" },
   pull = { "string", "ask the registry: missing, always or never", default = "missing", metavar = "WHEN" },
   data_dir = { "string", "data directory", required = false, metavar = "DIR" },
@@ -24,7 +27,7 @@ if args.data_dir then fcvm.paths.set_data(args.data_dir) end
 
 local vm = fcvm.run { image = args.image, cmd = #args.cmd > 0 and args.cmd or nil, name = args.name, cpu = args.cpu,
   mem = args.mem, env = args.env, entrypoint = args.entrypoint, health = args.health_check, publish = args.publish,
-  network_mode = args.network_mode,
+  network_mode = args.network_mode, dns = args.dns, dns_search = args.dns_search, add_host = args.add_host,
   labels = args.label, pull = args.pull, detach = args.detach, output = not args.detach and "inherit" or nil }
 
 if args.detach then

@@ -163,6 +163,41 @@ describe("#kvm", function()
     for _, vm in ipairs(both) do vm:stop() end
   end)
 
+  test("names are resolved by whom the host asks, also where only the host can, and as the user says", function()
+    -- A resolver of this host's loopback, as systemd-resolved is one.
+    local resolver = assert(fcvm.core.proc.spawn { argv = { "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null",
+      "--no-hosts", "--no-resolv", "--user=root", "--pid-file=", "--listen-address=127.0.0.7", "--bind-interfaces",
+      "--address=/one.example/10.9.8.7", "--local=/example/", "--txt-record=long.example," .. ("x"):rep(200) }, session = true })
+    fcvm.defer(function() resolver:close() end)
+    local vm = fcvm.run { image = tools, name = "names", mem = "256M", cpu = 1, cmd = { "/bin/sleep", "2000000" },
+      dns = "127.0.0.7", dns_search = { "example" }, add_host = { "db:10.1.1.1", "db.internal:10.1.1.2" } }
+    vm:wait("running", { timeout = 200 })
+    local function guest(vm, ...) return vm:exec { vm = true, timeout = 60, ... }.stdout end
+    assert.equal("nameserver 172.16.0.1\nsearch example\n", guest(vm, "cat", "/etc/resolv.conf"))
+    assert.matches("^10.9.8.7 ", guest(vm, "getent", "ahostsv4", "one.example"))
+    assert.matches("^10.9.8.7 ", guest(vm, "getent", "ahostsv4", "one"))
+    assert.equal("", guest(vm, "getent", "ahostsv4", "two.example"))
+    assert.matches("^10.1.1.1 ", guest(vm, "getent", "ahostsv4", "db"))
+    local inside = vm:exec({ "/bin/cat", "/etc/hosts", "/etc/resolv.conf", timeout = 60 }).stdout
+    assert.matches("10.1.1.2%s+db.internal", inside)
+    assert.matches("nameserver 172.16.0.1", inside)
+    assert.matches("search example", inside)
+
+    -- A clone may ask another.
+    local other = assert(fcvm.core.proc.spawn { argv = { "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null",
+      "--no-hosts", "--no-resolv", "--user=root", "--pid-file=", "--listen-address=127.0.0.8", "--bind-interfaces",
+      "--address=/one.example/10.9.8.8" }, session = true })
+    fcvm.defer(function() other:close() end)
+    local snapshot = vm:snapshot { tag = "names" }
+    vm:stop()
+    fcvm.defer(function() snapshot:remove() end)
+    local clone = snapshot:clone { name = "names-1", dns = "127.0.0.8" }
+    clone:wait("running", { timeout = 120 })
+    assert.matches("^10.9.8.8 ", guest(clone, "getent", "ahostsv4", "one"))
+    assert.matches("^10.1.1.1 ", guest(clone, "getent", "ahostsv4", "db"))
+    clone:stop()
+  end)
+
   test("published ports lead into the VM, from where they should and from nowhere else", function()
     -- By curl; after these words, where there are any.
     local function curl(before, address, port)

@@ -127,12 +127,15 @@ static int net_open(lua_State *L) {
 	return fc_netns_open(path, &handle->netns, &error) < 0 ? fcl_error(L, &error) : 1;
 }
 
-/* net.socket(netns [, userns]) -> descriptor | nil, err: a TCP socket made in that namespace; the caller's to close. */
+/* net.socket(netns [, userns [, "udp"]]) -> descriptor | nil, err: a socket made in that namespace; the caller's to
+ * close. */
 static int net_socket(lua_State *L) {
 	struct fc_error error;
 	int fd;
+	static const char *const kinds[] = {"tcp", "udp", NULL};
 	const char *netns = check_text(L, 1), *userns = opt_text(L, 2);
-	if (fc_netns_socket(userns, netns, &fd, &error) < 0)
+	int type = luaL_checkoption(L, 3, "tcp", kinds) == 0 ? SOCK_STREAM : SOCK_DGRAM;
+	if (fc_netns_socket(userns, netns, type, &fd, &error) < 0)
 		return fcl_error(L, &error);
 	lua_pushinteger(L, fd);
 	return 1;

@@ -43,7 +43,7 @@ void fc_netns_close(struct fc_netns *netns);
  * `userns` a short-lived process joins that user namespace before: what its owner may do who is outside of it. Errors:
  * those of open(2), setns(2) (EPERM: not the owner) and socket(2).
  */
-int fc_netns_socket(const char *userns, const char *netns, int *ret_fd, struct fc_error *error);
+int fc_netns_socket(const char *userns, const char *netns, int type, int *ret_fd, struct fc_error *error);
 
 /*
  * Whether IPv4 is forwarded between the namespace's links (net.ipv4.ip_forward): reads it, and sets it where `wanted`

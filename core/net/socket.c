@@ -24,7 +24,7 @@ static int enter(const char *path, int type) {
 }
 
 /* Async-signal-safe calls alone: the threads of whoever forked may have held any lock. */
-static _Noreturn void work(const char *userns, const char *netns, int channel) {
+static _Noreturn void work(const char *userns, const char *netns, int type, int channel) {
 	struct report report = {DONE, 0};
 	int fd = -1;
 	int r = userns ? enter(userns, CLONE_NEWUSER) : 0;
@@ -32,7 +32,7 @@ static _Noreturn void work(const char *userns, const char *netns, int channel) {
 		report = (struct report){USERNS, -r};
 	else if ((r = enter(netns, CLONE_NEWNET)) < 0)
 		report = (struct report){NETNS, -r};
-	else if ((fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)) < 0)
+	else if ((fd = socket(AF_INET, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)) < 0)
 		report = (struct report){SOCKET, errno};
 	_exit(fc_io_send_fds(channel, &report, sizeof report, &fd, fd >= 0) < 0);
 }
@@ -45,7 +45,7 @@ static int tell(const struct report *report, const char *userns, const char *net
 	                    report->step == USERNS ? userns : netns, NULL, NULL);
 }
 
-int fc_netns_socket(const char *userns, const char *netns, int *ret_fd, struct fc_error *error) {
+int fc_netns_socket(const char *userns, const char *netns, int type, int *ret_fd, struct fc_error *error) {
 	struct report report;
 	_cleanup_close_ int ours = -1;
 	_cleanup_close_ int theirs = -1;
@@ -60,7 +60,7 @@ int fc_netns_socket(const char *userns, const char *netns, int *ret_fd, struct f
 	if (pid < 0)
 		return fc_error_set(error, errno, "make process for", netns, NULL, NULL);
 	if (pid == 0)
-		work(userns, netns, theirs);
+		work(userns, netns, type, theirs);
 	close(fc_steal_fd(&theirs));
 	ssize_t n = fc_io_recv_fds(ours, &report, sizeof report, fds, 1, &count);
 	while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)

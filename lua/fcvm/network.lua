@@ -3,8 +3,10 @@
 -- pair with a /30 of its own (bridged, by routing); else a process of the user's (lua/fcvm/usernet.lua). docs/networking.md has
 -- the pictures.
 local core = require "fcvm.core"
+local dns_relay = require "fcvm.dns_relay"
 local errors = require "fcvm.errors"
 local paths = require "fcvm.paths"
+local resolvers = require "fcvm.resolvers"
 local usernet = require "fcvm.usernet"
 local uv = require "luv"
 
@@ -65,6 +67,16 @@ function M.mode(wanted)
     hint = "install the package passt (pasta) or slirp4netns; or run as root" }
 end
 
+-- Names are asked of addresses that all guests have alike; here they are those of resolvers.
+local function lead_questions(rules, dns)
+  if dns.relay then return end
+  for i, server in ipairs(dns.servers) do
+    for _, protocol in ipairs { "udp", "tcp" } do
+      rules.dnat[#rules.dnat + 1] = { protocol = protocol, address = resolvers.guest[i], port = 53, to_address = server }
+    end
+  end
+end
+
 -- The TAP and the way between it and eth0, which leads outside and has the address `outside`.
 local function set_up_inside(path, record, outside, uid, gid)
   local inside <close> = errors.check(core.net.open(path))
@@ -80,12 +92,13 @@ local function set_up_inside(path, record, outside, uid, gid)
     -- A guest that forges its address is forwarded nowhere.
     drop_source = { { link = M.tap, source = GUEST_NET } } }
   if record.network_mode == "pasta" then
-    -- Connections from the host's loopback come to the namespace's. What arrives there by the TAP instead is no answer: dropped.
+    -- Connections from the host's loopback come to the namespace's.
     rules.dnat[2] = { address = "127.0.0.1", to_address = M.guest_address }
     rules.masquerade[2] = { source = "127.0.0.0/8", out = M.tap }
-    rules.drop_input = { M.tap }
   end
+  lead_questions(rules, record.dns)
   check(inside:nat_apply(rules))
+  if record.dns.relay then dns_relay.start(path, resolvers.guest[1], record.dns) end
 end
 
 local function furnish_veth(path, place, record)
@@ -176,19 +189,6 @@ function M.remove(record)
   end
   local path = namespace_of(record.vm_id)
   if uv.fs_stat(path) then gone(core.net.namespace_remove(path)) end
-end
-
---- The host's resolvers that a guest can reach, at most three: loopback ones are only of use to the host itself.
-function M.resolvers()
-  local list = {}
-  for _, file in ipairs { "/etc/resolv.conf", "/run/systemd/resolve/resolv.conf" } do
-    local text = core.disk.read(file, 65536) or ""
-    for address in text:gmatch "nameserver%s+(%d+%.%d+%.%d+%.%d+)" do
-      if not address:match "^127%." and #list < 3 then list[#list + 1] = address end
-    end
-    if #list > 0 then break end
-  end
-  return list
 end
 
 return M

@@ -6,6 +6,7 @@
 -- (lua/fcvm/network.lua) send it to the guest before anything of the host sees it.
 local core = require "fcvm.core"
 local errors = require "fcvm.errors"
+local ipv4 = require "fcvm.ipv4"
 local state = require "fcvm.state"
 local task = require "fcvm.task"
 local uv = require "luv"
@@ -31,15 +32,6 @@ local function range(text, word, least)
   return first, last
 end
 
-local function is_ipv4(text)
-  local bytes = { text:match "^(%d%d?%d?)%.(%d%d?%d?)%.(%d%d?%d?)%.(%d%d?%d?)$" }
-  if #bytes ~= 4 then return false end
-  for _, byte in ipairs(bytes) do
-    if tonumber(byte) > 255 then return false end
-  end
-  return true
-end
-
 -- One `-p` as a list of {protocol=, ip= (nil: every address), host_port=, guest_port=}.
 local function parse(text)
   if type(text) ~= "string" then refuse(tostring(text), "it is no string") end
@@ -50,7 +42,7 @@ local function parse(text)
   local ip, host, guest = rest:match "^([%d.]+):([%d-]*):([%d-]+)$"
   if not ip then host, guest = rest:match "^([%d-]+):([%d-]+)$" end
   if not guest then refuse(text, "that is no port to publish") end
-  if ip and not is_ipv4(ip) then refuse(text, ("'%s' is no IPv4 address"):format(ip)) end
+  if ip and not ipv4.is_address(ip) then refuse(text, ("'%s' is no IPv4 address"):format(ip)) end
   if ip == ANY then ip = nil end
   local host_first, host_last = range(text, host == "" and "0" or host, 0)
   local guest_first, guest_last = range(text, guest, 1)

@@ -118,7 +118,7 @@ end
 function M.plan(options)
   errors.options("clone", options, { name = "string", env = "table", labels = "table", health = "string table boolean",
     files = "table", detach = "boolean", output = "string", on_output = "function", publish = "string table",
-    network_mode = "string" })
+    network_mode = "string", dns = "string table" })
   if options.health then health.read(options.health) end
   local files
   for path, content in pairs(options.files or {}) do
@@ -130,7 +130,8 @@ function M.plan(options)
     files[#files + 1] = { path = path, mode = file.mode or 420, data = tostring(file.data) }
   end
   return { name = options.name, env = options.env, labels = options.labels, health = options.health, files = files,
-    detach = options.detach, publish = publish.list(options.publish), network_mode = options.network_mode }
+    detach = options.detach, publish = publish.list(options.publish), network_mode = options.network_mode,
+    dns = require("fcvm.resolvers").check({ dns = options.dns }).dns }
 end
 
 return M

@@ -21,6 +21,7 @@ local network = require "fcvm.network"
 local owner = require "fcvm.owner"
 local paths = require "fcvm.paths"
 local publish = require "fcvm.publish"
+local resolvers = require "fcvm.resolvers"
 local resources = require "fcvm.resources"
 local restore = require "fcvm.restore"
 local state = require "fcvm.state"
@@ -52,7 +53,7 @@ end
 -- from how the VM comes to be; `check` as of state.claim.
 function Supervisor:claim(fields, check)
   local options = self.options
-  fields.network_mode = network.mode(options.network_mode)
+  fields.network_mode, fields.dns = network.mode(options.network_mode), resolvers.choose(options.dns)
   fields.name, fields.labels, fields.health_check = options.name, options.labels, self.check and self.check.text
   self.record = state.claim(fields, network.free_slots(), check)
   task.defer(function()
@@ -112,12 +113,19 @@ local function open_image(self)
   return found
 end
 
+-- As many as there are to ask, and one at least: a clone may have more than its source had.
+local function guest_resolvers(dns)
+  return json.array(table.move(resolvers.guest, 1, math.max(1, #dns.servers), 1, {}))
+end
+
 -- What the agent is to do, as docs/agent.md has it.
 local function plan_of(self, found)
   local options = self.options
   return { version = 1, name = self.record.name, hostname = (self.record.name:gsub("[_.]", "-")),
     image = { reference = found.reference, store = "/dev/vdb" },
-    command = options.cmd, entrypoint = options.entrypoint, env = options.env, dns = json.array(network.resolvers()),
+    command = options.cmd, entrypoint = options.entrypoint, env = options.env,
+    dns = guest_resolvers(self.record.dns), hosts = options.hosts,
+    search = json.array(options.dns_search or resolvers.of_host().search),
     time_ns = os.time() * 1000000000, stop_grace = STOP_GRACE }
 end
 

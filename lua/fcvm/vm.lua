@@ -25,7 +25,7 @@ function VM:__tostring() return ("vm %s (%s, PID %d)"):format(self.name, self.st
 local OPTIONS = { image = "string", name = "string", cmd = "table", entrypoint = "table string", env = "table",
   cpu = "integer", mem = "string integer", health = "string table", labels = "table", detach = "boolean",
   on_output = "function", output = "string", timeout = "number", pull = "string", publish = "string table",
-  network_mode = "string" }
+  network_mode = "string", dns = "string table", dns_search = "string table", add_host = "string table" }
 
 local function check_list(what, list)
   for i = 1, #list do
@@ -43,7 +43,7 @@ local function plan(options)
   if not options.image then errors.raise { op = "run", name = "EINVAL", message = "it needs an image" } end
   machine.shape(options.mem, options.cpu)
   health.read(options.health)
-  local ports = publish.list(options.publish)
+  local ports, names = publish.list(options.publish), require("fcvm.resolvers").check(options)
   local env
   for key, value in pairs(options.env or {}) do
     if type(key) ~= "string" or not key:match "^[%a_][%w_]*$" then
@@ -57,7 +57,7 @@ local function plan(options)
   return { image = options.image, name = options.name, cmd = options.cmd and check_list("cmd", options.cmd),
     entrypoint = entrypoint and check_list("entrypoint", entrypoint), env = env, cpu = options.cpu, mem = options.mem,
     health = options.health, labels = options.labels, detach = options.detach, pull = options.pull, publish = ports,
-    network_mode = options.network_mode }
+    network_mode = options.network_mode, dns = names.dns, dns_search = names.dns_search, hosts = names.hosts }
 end
 
 -- A pipe of ours that the supervisor will write to, and a function that reads it to its end, for on_output.

@@ -16,10 +16,11 @@ local includes = {
 -- never in a circle. What is required inside a function, when it is called, may also stand above: an object's method that
 -- makes another object.
 local rows = {
-  { "errors", "json", "log", "pretty", "base64", "task", "stream", "machine", "paths", "unix" },
+  { "errors", "json", "log", "pretty", "base64", "task", "stream", "machine", "paths", "unix",
+    "ipv4" },
   { "args", "process", "http", "progress", "plot", "report", "control" },
   { "health", "state", "network", "logfile", "stats", "setup", "image", "firecracker", "guest", "pages", "snapshot", "resources",
-    "publish", "usernet", "preflight" },
+    "publish", "usernet", "resolvers", "dns_relay", "preflight" },
   { "owner", "capture", "restore", "supervised", "vm", "server", "supervisor", "serve" },
   { "recipe", "editor", "repl", "init", "cli", "fork_server" },
 }

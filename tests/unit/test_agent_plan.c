@@ -45,7 +45,8 @@ static void a_whole_plan(void **state) {
 	struct fc_plan *plan = read_plan(
 	        "{" LEAST ",\"machine_id\":\"0123456789abcdef0123456789abcdef\",\"command\":[\"sh\",\"-c\",\"\"],"
 	        "\"entrypoint\":[],\"env\":{\"A\":\"1=2\",\"B\":\"\"},\"workdir\":\"/w\",\"user\":\"bob:staff\","
-	        "\"dns\":[\"1.1.1.1\",\"2001:db8::1\"],\"time_ns\":1764100000123456789,\"stop_grace\":0,\"stop_"
+	        "\"dns\":[\"1.1.1.1\",\"2001:db8::1\"],\"search\":[\"a.example\",\"b\"],\"hosts\":{\"db\":\"10.0.0.5\"}"
+	        ",\"time_ns\":1764100000123456789,\"stop_grace\":0,\"stop_"
 	        "signal\":9}");
 	assert_string_equal(plan->command[1], "-c");
 	assert_string_equal(plan->command[2], "");
@@ -55,6 +56,9 @@ static void a_whole_plan(void **state) {
 	assert_string_equal(plan->env[0], "A=1=2");
 	assert_string_equal(plan->env[1], "B=");
 	assert_string_equal(plan->dns[1], "2001:db8::1");
+	assert_string_equal(plan->search[1], "b");
+	assert_null(plan->search[2]);
+	assert_string_equal(plan->hosts[0], "db=10.0.0.5");
 	assert_true(plan->time_ns == 1764100000123456789);
 	assert_int_equal(plan->stop_grace, 0);
 	assert_int_equal(plan->stop_signal, 9);
@@ -90,6 +94,14 @@ static void keys_that_are_wrong(void **state) {
 	        ",\"dns\":[\"1.1.1.1\",\"1.1.1.1\",\"1.1.1.1\",\"1.1.1.1\",\"1.1.1.1\",\"1.1.1.1\",\"1.1.1.1\","
 	        "\"1.1.1.1\",\"1.1.1.1\"]}",
 	        "'dns' has more");
+	refused("{" LEAST ",\"search\":[\"a b\"]}", "'search' has");
+	refused("{" LEAST ",\"search\":[\"a\\nnameserver 1.1.1.1\"]}", "'search' has");
+	refused("{" LEAST ",\"search\":[\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\",\"a\","
+	        "\"a\",\"a\",\"a\",\"a\",\"a\"]}",
+	        "'search' has");
+	refused("{" LEAST ",\"hosts\":{\"db\":\"here\"}}", "'hosts' has");
+	refused("{" LEAST ",\"hosts\":{\"-db\":\"1.1.1.1\"}}", "'hosts' has");
+	refused("{" LEAST ",\"hosts\":[]}", "'hosts' is no object");
 	refused("{" LEAST ",\"time_ns\":-1}", "'time_ns' is -1");
 	refused("{" LEAST ",\"time_ns\":1.5}", "'time_ns' is no integer");
 	refused("{" LEAST ",\"stop_grace\":86401}", "'stop_grace' is 86401");
