@@ -13,6 +13,7 @@ local uv = require "luv"
 local M = {
   tap = "tap0",                  -- the same in every namespace: a snapshot's memory holds it
   guest_mac = "02:fc:00:00:00:01",
+  tap_mac = "02:fc:00:00:00:02", -- as well: with another one a clone's first packets would go nowhere, until its kernel asks anew
   guest_address = "172.16.0.2",
   guest_gateway = "172.16.0.1",
   guest_netmask = "255.255.255.252",
@@ -84,7 +85,7 @@ local function set_up_inside(path, record, outside, uid, gid)
   check(inside:link_set("lo", { up = true }))
   check(inside:link_add_tap(M.tap, { uid = uid, gid = gid }))
   check(inside:address_add(M.tap, M.guest_gateway .. "/30"))
-  check(inside:link_set(M.tap, { up = true, ipv6 = false, route_localnet = record.network_mode == "pasta" or nil }))
+  check(inside:link_set(M.tap, { mac = M.tap_mac, up = true, ipv6 = false, route_localnet = record.network_mode == "pasta" or nil }))
   inside:forwarding(true)
   local rules = { table = "fcvm-" .. record.vm_id, comment = "fcvm " .. record.vm_id,
     masquerade = { { source = GUEST_NET, out = "eth0" } },
