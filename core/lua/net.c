@@ -180,9 +180,16 @@ static int link_add_veth(lua_State *L) {
 	return outcome(L, fc_link_add_veth(netns, name, peer, path, &error), &error);
 }
 
-/* handle:link_set(name, {up=, mtu=, mac=, route_localnet=, ipv6=}) -> true | nil, err */
+/* handle:link_add_bridge(name) -> true | nil, err */
+static int link_add_bridge(lua_State *L) {
+	struct fc_error error;
+	struct fc_netns *netns = open_handle(L);
+	return outcome(L, fc_link_add_bridge(netns, check_text(L, 2), &error), &error);
+}
+
+/* handle:link_set(name, {up=, mtu=, mac=, route_localnet=, ipv6=, master=, alias=}) -> true | nil, err */
 static int link_set(lua_State *L) {
-	static const char *const known[] = {"up", "mtu", "mac", "route_localnet", "ipv6", NULL};
+	static const char *const known[] = {"up", "mtu", "mac", "route_localnet", "ipv6", "master", "alias", NULL};
 	struct fc_error error;
 	struct fc_link_settings settings = FC_LINK_KEEP;
 	struct fc_netns *netns = open_handle(L);
@@ -196,6 +203,8 @@ static int link_set(lua_State *L) {
 	lua_settop(L, 3);
 	lua_newtable(L);
 	settings.mac = held(L, 3, "mac", 4);
+	settings.master = held(L, 3, "master", 4);
+	settings.alias = held(L, 3, "alias", 4);
 	return outcome(L, fc_link_set(netns, name, &settings, &error), &error);
 }
 
@@ -213,11 +222,13 @@ static void push_link(lua_State *L, const struct fc_link *link) {
 	set_string(L, "kind", link->kind);
 	set_integer(L, "mtu", link->mtu);
 	set_string(L, "mac", link->mac);
+	set_string(L, "alias", link->alias);
+	set_integer(L, "master", link->master);
 	lua_pushboolean(L, link->up);
 	lua_setfield(L, -2, "up");
 }
 
-/* handle:links() -> { {name=, index=, kind=, up=, mtu=, mac=}, ... } | nil, err */
+/* handle:links() -> { {name=, index=, kind=, up=, mtu=, mac=, master=, alias=}, ... } | nil, err */
 static int links(lua_State *L) {
 	struct fc_error error;
 	struct fc_netns *netns = open_handle(L);
@@ -471,6 +482,7 @@ int fcl_open_net(lua_State *L) {
 	        {"close", handle_close},
 	        {"link_add_tap", link_add_tap},
 	        {"link_add_veth", link_add_veth},
+	        {"link_add_bridge", link_add_bridge},
 	        {"link_set", link_set},
 	        {"link_delete", link_delete},
 	        {"links", links},

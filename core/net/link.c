@@ -83,6 +83,13 @@ static void parse_link_attribute(const struct nlattr *attribute, struct fc_link 
 		if (mnl_attr_get_payload_len(attribute) == FC_MAC_SIZE)
 			fc_mac_format(mnl_attr_get_payload(attribute), link->mac);
 		break;
+	case IFLA_MASTER:
+		if (mnl_attr_get_payload_len(attribute) >= sizeof(uint32_t))
+			link->master = (int)mnl_attr_get_u32(attribute);
+		break;
+	case IFLA_IFALIAS:
+		copy_string(attribute, link->alias, sizeof link->alias);
+		break;
 	case IFLA_LINKINFO:
 		parse_kind(attribute, link);
 		break;
@@ -256,11 +263,29 @@ int fc_link_add_veth(struct fc_netns *netns, const char *name, const char *peer,
 	return perform(netns, &request, "add veth", subject, error);
 }
 
+/* Bridges */
+
+int fc_link_add_bridge(struct fc_netns *netns, const char *name, struct fc_error *error) {
+	struct request request;
+	int r = check_name(name, "add bridge", error);
+	if (r < 0)
+		return r;
+	begin(&request, RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, sizeof(struct ifinfomsg));
+	mnl_attr_put_strz(header_of(&request), IFLA_IFNAME, name);
+	struct nlattr *info = mnl_attr_nest_start(header_of(&request), IFLA_LINKINFO);
+	mnl_attr_put_strz(header_of(&request), IFLA_INFO_KIND, "bridge");
+	mnl_attr_nest_end(header_of(&request), info);
+	return perform(netns, &request, "add bridge", name, error);
+}
+
 /* Changing and deleting */
 
 static int change(struct fc_netns *netns, const char *name, const struct fc_link_settings *settings, const uint8_t *mac,
                   struct fc_error *error) {
 	struct request request;
+	int master = settings->master && settings->master[0] ? index_of(netns, settings->master, "set link", error) : 0;
+	if (master < 0)
+		return master;
 	struct ifinfomsg *info = begin(&request, RTM_NEWLINK, 0, sizeof *info);
 	if (settings->up >= 0) {
 		info->ifi_change = IFF_UP;
@@ -271,6 +296,10 @@ static int change(struct fc_netns *netns, const char *name, const struct fc_link
 		mnl_attr_put_u32(header_of(&request), IFLA_MTU, settings->mtu);
 	if (mac)
 		mnl_attr_put(header_of(&request), IFLA_ADDRESS, FC_MAC_SIZE, mac);
+	if (settings->master)
+		mnl_attr_put_u32(header_of(&request), IFLA_MASTER, (uint32_t)master);
+	if (settings->alias)
+		mnl_attr_put_strz(header_of(&request), IFLA_IFALIAS, settings->alias);
 	return perform(netns, &request, "set link", name, error);
 }
 
@@ -297,6 +326,8 @@ int fc_link_set(struct fc_netns *netns, const char *name, const struct fc_link_s
 	if (settings->mac && fc_mac_parse(settings->mac, mac) < 0)
 		return fc_error_set(error, EINVAL, "set link", name, NULL,
 		                    "%s is not the Ethernet address of one station", settings->mac);
+	if (settings->alias && strlen(settings->alias) >= sizeof((struct fc_link *)NULL)->alias)
+		return fc_error_set(error, EINVAL, "set link", name, NULL, "its note is too long");
 	/* The switches come first where a link goes up: it is never up without them. The lookup keeps "all" out. */
 	r = settings->route_localnet >= 0 || settings->ipv6 >= 0 ? index_of(netns, name, "set link", error) : 0;
 	if (r >= 0 && settings->route_localnet >= 0)

@@ -23,6 +23,8 @@ struct fc_link {
 	bool up;               /* set up; that it carries is another matter */
 	unsigned mtu;          /* bytes */
 	char mac[FC_MAC_TEXT]; /* empty where it has none */
+	int master;            /* the index of the bridge that it is a port of, or 0 */
+	char alias[64];        /* a note of whoever made it, cut to size; empty where it has none */
 };
 
 struct fc_link_address {
@@ -38,6 +40,8 @@ struct fc_link_settings {
 	int route_localnet; /* 0 or 1: whether 127.0.0.0/8 may be routed over it, as ports published on 127.0.0.1 need
 	                     */
 	int ipv6;           /* 0 or 1; a kernel without IPv6 satisfies 0 */
+	const char *master; /* a bridge to be a port of, or "" for none */
+	const char *alias;  /* a note, at most 63 bytes, by which its owner knows it again */
 };
 #define FC_LINK_KEEP ((struct fc_link_settings){.up = -1, .route_localnet = -1, .ipv6 = -1})
 
@@ -50,6 +54,9 @@ int fc_link_add_tap(struct fc_netns *netns, const char *name, uid_t uid, gid_t g
 /* Makes a pair of links, `peer` in the namespace at `peer_path` (NULL: in the same one). EEXIST: a name is taken. */
 int fc_link_add_veth(struct fc_netns *netns, const char *name, const char *peer, const char *peer_path,
                      struct fc_error *error);
+
+/* Makes a bridge without the spanning tree protocol. EEXIST: the name is taken. */
+int fc_link_add_bridge(struct fc_netns *netns, const char *name, struct fc_error *error);
 
 /* Changes a link. The kernel's limits for the MTU are the link's own (EINVAL, with its words). */
 int fc_link_set(struct fc_netns *netns, const char *name, const struct fc_link_settings *settings,
