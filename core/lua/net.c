@@ -5,12 +5,16 @@
  * Raises: wrong types, unknown options, closed handles. Returns nil, err: all that the kernel may refuse, and
  * addresses, names and ports that cannot be, since those come from users.
  */
+#include <arpa/inet.h>
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "lua/common.h"
+#include "net/address.h"
 #include "net/firewall.h"
+#include "net/firewall_set.h"
 #include "net/link.h"
 #include "net/netns.h"
 
@@ -419,11 +423,85 @@ static void read_drop_input(lua_State *L, struct fc_firewall *firewall) {
 	lua_pop(L, 1);
 }
 
-/* handle:nat_apply{ table=, comment=, masquerade=, forward=, dnat=, drop_forward=, drop_source=, drop_input= } */
+/*
+ * Egress. Its lists stand in its own table, which list_begin finds at OPTIONS: it is put there while they are read.
+ */
+
+static void read_networks(lua_State *L, int item, struct fc_egress_set *set) {
+	int type = lua_getfield(L, item, "networks");
+	if (type != LUA_TNIL && type != LUA_TTABLE)
+		luaL_error(L, "'networks' must be a list, not a %s", lua_typename(L, type));
+	size_t count = type == LUA_TNIL ? 0 : lua_rawlen(L, -1);
+	if (count > FC_FIREWALL_RULES_MAX)
+		luaL_error(L, "'networks' has more than %d entries", FC_FIREWALL_RULES_MAX);
+	const char **networks = count ? lua_newuserdatauv(L, count * sizeof *networks, 0) : NULL;
+	if (networks)
+		lua_rawseti(L, ANCHOR, (lua_Integer)lua_rawlen(L, ANCHOR) + 1);
+	for (size_t i = 0; i < count; i++) {
+		if (lua_rawgeti(L, -1, (lua_Integer)i + 1) != LUA_TSTRING)
+			luaL_error(L, "entry %d of 'networks' must be a string", (int)i + 1);
+		networks[i] = check_text(L, -1);
+		lua_rawseti(L, ANCHOR, (lua_Integer)lua_rawlen(L, ANCHOR) + 1);
+	}
+	set->networks = networks;
+	set->network_count = count;
+	lua_pop(L, 1);
+}
+
+static void read_egress_sets(lua_State *L, struct fc_egress *egress) {
+	static const char *const known[] = {"name", "networks", "size", "timeout", NULL};
+	struct fc_egress_set *items = list_begin(L, "sets", sizeof *items, &egress->set_count);
+	for (size_t i = 0; i < egress->set_count; i++) {
+		int item = list_item(L, "sets", i, known);
+		items[i].name = held_needed(L, item, "name", ANCHOR);
+		items[i].size = (uint32_t)fcl_opt_integer(L, item, "size", 1, 1 << 20, 0);
+		items[i].timeout = (uint32_t)fcl_opt_integer(L, item, "timeout", 1, 1 << 30, 0);
+		read_networks(L, item, &items[i]);
+		lua_pop(L, 1);
+	}
+	egress->sets = items;
+	lua_pop(L, 1);
+}
+
+static void read_allow(lua_State *L, struct fc_egress *egress) {
+	static const char *const known[] = {"set", "protocol", "port", NULL};
+	struct fc_egress_allow *items = list_begin(L, "allow", sizeof *items, &egress->allow_count);
+	for (size_t i = 0; i < egress->allow_count; i++) {
+		int item = list_item(L, "allow", i, known);
+		items[i].set = held_needed(L, item, "set", ANCHOR);
+		items[i].protocol = held(L, item, "protocol", ANCHOR);
+		items[i].port = (uint16_t)fcl_opt_integer(L, item, "port", 1, 65535, 0);
+		lua_pop(L, 1);
+	}
+	egress->allow = items;
+	lua_pop(L, 1);
+}
+
+static void read_egress(lua_State *L, struct fc_firewall *firewall, struct fc_egress *egress) {
+	static const char *const known[] = {"link", "sets", "allow", "ask", NULL};
+	int type = lua_getfield(L, OPTIONS, "egress");
+	if (type == LUA_TNIL) {
+		lua_pop(L, 1);
+		return;
+	}
+	if (type != LUA_TTABLE)
+		luaL_error(L, "'egress' must be a table, not a %s", lua_typename(L, type));
+	fcl_only_keys(L, -1, known);
+	lua_replace(L, OPTIONS);
+	egress->link = held_needed(L, OPTIONS, "link", ANCHOR);
+	egress->ask = fcl_opt_boolean(L, OPTIONS, "ask", 0);
+	read_egress_sets(L, egress);
+	read_allow(L, egress);
+	firewall->egress = egress;
+}
+
+/* handle:nat_apply{ table=, comment=, masquerade=, forward=, dnat=, drop_forward=, drop_source=, drop_input=, egress= }
+ */
 static int nat_apply(lua_State *L) {
 	static const char *const known[] = {"table",        "comment",     "masquerade", "forward", "dnat",
-	                                    "drop_forward", "drop_source", "drop_input", NULL};
+	                                    "drop_forward", "drop_source", "drop_input", "egress",  NULL};
 	struct fc_error error;
+	struct fc_egress egress = {.link = NULL};
 	struct fc_firewall firewall = {.table = NULL};
 	struct fc_netns *netns = open_handle(L);
 	luaL_checktype(L, OPTIONS, LUA_TTABLE);
@@ -438,6 +516,7 @@ static int nat_apply(lua_State *L) {
 	read_drop_forward(L, &firewall);
 	read_drop_source(L, &firewall);
 	read_drop_input(L, &firewall);
+	read_egress(L, &firewall, &egress); /* the last: it takes the place of the options */
 	return outcome(L, fc_firewall_apply(netns, &firewall, &error), &error);
 }
 
@@ -470,6 +549,120 @@ static int tables(lua_State *L) {
 	return 1;
 }
 
+/* handle:egress_settle(table) -> true | nil, err */
+static int egress_settle(lua_State *L) {
+	struct fc_error error;
+	struct fc_netns *netns = open_handle(L);
+	return outcome(L, fc_firewall_egress_settle(netns, check_text(L, 2), &error), &error);
+}
+
+/* Protocols by their name where everybody knows it, else by their number, as a string in either case. */
+static const struct {
+	const char *name;
+	uint8_t number;
+} PROTOCOLS[] = {{"tcp", IPPROTO_TCP}, {"udp", IPPROTO_UDP}, {"icmp", IPPROTO_ICMP}};
+
+static void set_protocol(lua_State *L, uint8_t number) {
+	char text[4];
+	const char *name = text;
+	snprintf(text, sizeof text, "%u", (unsigned)number);
+	for (size_t i = 0; i < sizeof PROTOCOLS / sizeof PROTOCOLS[0]; i++) {
+		if (PROTOCOLS[i].number == number)
+			name = PROTOCOLS[i].name;
+	}
+	set_string(L, "protocol", name);
+}
+
+static uint8_t read_protocol(lua_State *L, const char *text) {
+	for (size_t i = 0; i < sizeof PROTOCOLS / sizeof PROTOCOLS[0]; i++) {
+		if (strcmp(PROTOCOLS[i].name, text) == 0)
+			return PROTOCOLS[i].number;
+	}
+	int whole = 0;
+	lua_Integer number = lua_stringtonumber(L, text) ? lua_tointegerx(L, -1, &whole) : -1;
+	if (!whole || number < 0 || number > 255)
+		luaL_error(L, "'%s' is no protocol", text);
+	lua_pop(L, 1);
+	return (uint8_t)number;
+}
+
+static void push_destination(lua_State *L, const struct fc_destination *item) {
+	char text[INET_ADDRSTRLEN];
+	inet_ntop(AF_INET, &item->address, text, sizeof text);
+	lua_createtable(L, 0, 5);
+	set_string(L, "address", text);
+	if (!item->whole)
+		return;
+	set_protocol(L, item->protocol);
+	set_integer(L, "port", item->port);
+	set_integer(L, "packets", (lua_Integer)item->packets);
+	set_integer(L, "bytes", (lua_Integer)item->bytes);
+}
+
+/* handle:set_list(table, set) -> { {address=, protocol=, port=, packets=, bytes=}, ... } | nil, err */
+static int set_list(lua_State *L) {
+	struct fc_error error;
+	struct fc_netns *netns = open_handle(L);
+	const char *table = check_text(L, 2), *set = check_text(L, 3);
+	void **buffer = push_buffer(L);
+	struct fc_destination *list = NULL;
+	size_t count = 0;
+	int r = fc_firewall_set_list(netns, table, set, &list, &count, &error);
+	*buffer = list;
+	if (r < 0)
+		return fcl_error(L, &error);
+	lua_createtable(L, (int)count, 0);
+	for (size_t i = 0; i < count; i++) {
+		push_destination(L, &list[i]);
+		lua_rawseti(L, -2, (lua_Integer)i + 1);
+	}
+	done_with(buffer);
+	return 1;
+}
+
+/* Reads the item at the top. */
+static void read_destination(lua_State *L, struct fc_destination *to) {
+	static const char *const known[] = {"address", "protocol", "port", NULL};
+	if (lua_type(L, -1) != LUA_TTABLE)
+		luaL_error(L, "an element must be a table, not a %s", luaL_typename(L, -1));
+	fcl_only_keys(L, -1, known);
+	int item = lua_gettop(L);
+	to->port = (uint16_t)fcl_opt_integer(L, item, "port", 0, 65535, 0);
+	if (lua_getfield(L, item, "protocol") != LUA_TNIL) {
+		to->whole = true;
+		to->protocol = read_protocol(L, check_text(L, -1));
+	}
+	lua_getfield(L, item, "address");
+	if (fc_address_parse(check_text(L, -1), &to->address) < 0)
+		luaL_error(L, "'%s' is no IPv4 address", lua_tostring(L, -1));
+	lua_settop(L, item);
+}
+
+/* handle:set_add(table, set, { {address=, protocol=, port=}, ... } [, {replace=}]) -> true | nil, err */
+static int set_add(lua_State *L) {
+	static const char *const known[] = {"replace", NULL};
+	struct fc_error error;
+	struct fc_netns *netns = open_handle(L);
+	const char *table = check_text(L, 2), *set = check_text(L, 3);
+	bool replace = false;
+	luaL_checktype(L, 4, LUA_TTABLE);
+	if (!lua_isnoneornil(L, 5)) {
+		luaL_checktype(L, 5, LUA_TTABLE);
+		fcl_only_keys(L, 5, known);
+		replace = fcl_opt_boolean(L, 5, "replace", 0);
+	}
+	size_t count = lua_rawlen(L, 4);
+	luaL_argcheck(L, count <= FC_EGRESS_VERDICTS_MAX, 4, "too many");
+	struct fc_destination *items = lua_newuserdatauv(L, (count + 1) * sizeof *items, 0);
+	memset(items, 0, (count + 1) * sizeof *items);
+	for (size_t i = 0; i < count; i++) {
+		lua_rawgeti(L, 4, (lua_Integer)i + 1);
+		read_destination(L, &items[i]);
+		lua_pop(L, 1);
+	}
+	return outcome(L, fc_firewall_set_add(netns, table, set, items, count, replace, &error), &error);
+}
+
 int fcl_open_net(lua_State *L) {
 	static const luaL_Reg functions[] = {
 	        {"namespace_create", net_namespace_create},
@@ -493,6 +686,9 @@ int fcl_open_net(lua_State *L) {
 	        {"nat_apply", nat_apply},
 	        {"table_delete", table_delete},
 	        {"tables", tables},
+	        {"egress_settle", egress_settle},
+	        {"set_list", set_list},
+	        {"set_add", set_add},
 	        {NULL, NULL},
 	};
 	static const luaL_Reg meta[] = {

@@ -210,8 +210,7 @@ static void put_filter_chains(struct fc_nft_batch *batch, const struct fc_firewa
 
 /* Checks. Each fills the error in the words of the option that the value came by. */
 
-/* The name of a link or, with a "*" at its end, a prefix of names. */
-static bool good_link(const char *name) {
+bool fc_firewall_good_link(const char *name) {
 	char bare[IF_NAMESIZE];
 	size_t size = strlen(name);
 	if (size == 0 || size >= sizeof bare)
@@ -223,8 +222,8 @@ static bool good_link(const char *name) {
 	return size == 1 || fc_link_name_check(bare) == 0;
 }
 
-static int refuse(struct fc_error *error, const struct fc_firewall *firewall, const char *what, size_t index,
-                  const char *why, const char *value) {
+int fc_firewall_refuse(struct fc_error *error, const struct fc_firewall *firewall, const char *what, size_t index,
+                       const char *why, const char *value) {
 	char op[64];
 	snprintf(op, sizeof op, "%s: rule %s %zu", APPLY, what, index + 1);
 	return fc_error_set(error, EINVAL, op, firewall->table, NULL, "%s: %s", value ? value : "nothing", why);
@@ -232,9 +231,9 @@ static int refuse(struct fc_error *error, const struct fc_firewall *firewall, co
 
 static int check_link(struct fc_error *error, const struct fc_firewall *firewall, const char *what, size_t index,
                       const char *name, bool needed) {
-	if (!name ? !needed : good_link(name))
+	if (!name ? !needed : fc_firewall_good_link(name))
 		return 0;
-	return refuse(error, firewall, what, index, "not a link's name", name);
+	return fc_firewall_refuse(error, firewall, what, index, "not a link's name", name);
 }
 
 static int check_prefix(struct fc_error *error, const struct fc_firewall *firewall, const char *what, size_t index,
@@ -242,25 +241,26 @@ static int check_prefix(struct fc_error *error, const struct fc_firewall *firewa
 	struct fc_prefix prefix;
 	if (text && fc_prefix_parse(text, &prefix) == 0)
 		return 0;
-	return refuse(error, firewall, what, index, "not an IPv4 network like 172.16.0.0/30", text);
+	return fc_firewall_refuse(error, firewall, what, index, "not an IPv4 network like 172.16.0.0/30", text);
 }
 
 static int check_dnat(struct fc_error *error, const struct fc_firewall *firewall, size_t index) {
 	const struct fc_firewall_dnat *item = &firewall->dnat[index];
 	struct in_addr address;
 	if (item->protocol && strcmp(item->protocol, "tcp") != 0 && strcmp(item->protocol, "udp") != 0)
-		return refuse(error, firewall, "dnat", index, "the protocol is tcp or udp", item->protocol);
+		return fc_firewall_refuse(error, firewall, "dnat", index, "the protocol is tcp or udp", item->protocol);
 	if (item->address && fc_address_parse(item->address, &address) < 0)
-		return refuse(error, firewall, "dnat", index, "not an IPv4 address", item->address);
+		return fc_firewall_refuse(error, firewall, "dnat", index, "not an IPv4 address", item->address);
 	if (!item->to_address || fc_address_parse(item->to_address, &address) < 0)
-		return refuse(error, firewall, "dnat", index, "not an IPv4 address", item->to_address);
+		return fc_firewall_refuse(error, firewall, "dnat", index, "not an IPv4 address", item->to_address);
 	if ((item->port && !item->protocol) || (item->to_port && !item->port))
-		return refuse(error, firewall, "dnat", index,
-		              "a port needs a protocol, and one to go to a port to come from", item->to_address);
+		return fc_firewall_refuse(error, firewall, "dnat", index,
+		                          "a port needs a protocol, and one to go to a port to come from",
+		                          item->to_address);
 	return 0;
 }
 
-static int check_name(const char *table, const char *op, struct fc_error *error) {
+int fc_firewall_check_name(const char *table, const char *op, struct fc_error *error) {
 	size_t size = strlen(table);
 	if (strncmp(table, FC_FIREWALL_PREFIX, strlen(FC_FIREWALL_PREFIX)) == 0 && size > strlen(FC_FIREWALL_PREFIX) &&
 	    size < FC_FIREWALL_NAME)
@@ -317,7 +317,7 @@ static int check_filters(const struct fc_firewall *firewall, struct fc_error *er
 }
 
 static int check(const struct fc_firewall *firewall, struct fc_error *error) {
-	int r = check_name(firewall->table, APPLY, error);
+	int r = fc_firewall_check_name(firewall->table, APPLY, error);
 	if (r == 0)
 		r = check_comment(firewall, error);
 	if (r == 0)
@@ -329,7 +329,9 @@ static int check(const struct fc_firewall *firewall, struct fc_error *error) {
 	}
 	for (size_t i = 0; r == 0 && i < firewall->dnat_count; i++)
 		r = check_dnat(error, firewall, i);
-	return r < 0 ? r : check_filters(firewall, error);
+	if (r == 0)
+		r = check_filters(firewall, error);
+	return r < 0 ? r : fc_egress_check(firewall, error);
 }
 
 /* The calls */
@@ -347,6 +349,8 @@ static int apply(struct fc_netns *netns, const struct fc_firewall *firewall, boo
 	put_table(&batch, NFT_MSG_NEWTABLE, replace ? NLM_F_CREATE : NLM_F_CREATE | NLM_F_EXCL, firewall->comment);
 	put_nat_chains(&batch, firewall);
 	put_filter_chains(&batch, firewall);
+	if (firewall->egress)
+		fc_egress_put(&batch, firewall->egress);
 	int r = fc_nft_commit(&batch, netns, APPLY, error);
 	fc_nft_free(&batch);
 	return r;
@@ -366,7 +370,7 @@ int fc_firewall_apply(struct fc_netns *netns, const struct fc_firewall *firewall
 
 int fc_firewall_delete(struct fc_netns *netns, const char *table, struct fc_error *error) {
 	struct fc_nft_batch batch = {.table = table};
-	int r = check_name(table, "delete table", error);
+	int r = fc_firewall_check_name(table, "delete table", error);
 	if (r < 0)
 		return r;
 	fc_nft_begin(&batch, netns);

@@ -14,6 +14,7 @@
  * | postrouting | postrouting, srcnat | masquerade                                                             |
  * | forward     | forward, 0          | forward (accept), then drop_forward                                    |
  * | input       | input, 0            | drop_input: accept answers and echo requests, drop the rest            |
+ * | egress_forward, egress_input | forward and input, 0 | egress, for what passes and what comes to the namespace |
  *
  * A link's name that ends with "*" stands for all that begin so, as in nft. Accepting ends this table's own chain only:
  * other tables, a host's own firewall among them, still decide.
@@ -21,6 +22,7 @@
 #ifndef FCVM_NET_FIREWALL_H
 #define FCVM_NET_FIREWALL_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -31,6 +33,7 @@
 enum {
 	FC_FIREWALL_NAME = 128,      /* a table's name with its NUL; what fcvm makes is far shorter */
 	FC_FIREWALL_COMMENT = 128,   /* a comment with its NUL, as nft limits it */
+	FC_FIREWALL_SET = 32,        /* a set's name with its NUL */
 	FC_FIREWALL_RULES_MAX = 4096 /* entries in any one list */
 };
 
@@ -64,6 +67,51 @@ struct fc_firewall_drop_source {
 	const char *link, *source;
 };
 
+/*
+ * Egress: what comes in by `link` may go where it is allowed to, be it through this namespace or to it. What belongs to
+ * a connection that is known passes (so that whoever came to the VM is answered), what belongs to none is dropped.
+ * All else is decided by its destination, which is what address, protocol and port (0 without one) say:
+ *
+ *   allowed by a rule of `allow`, or a verdict in the set "granted"    accepted
+ *   with `ask`, unknown: no verdict in "granted" or "refused"          dropped, and kept in "asked" for a while
+ *   the rest                                                           counted, then rejected: TCP by a reset, all
+ *                                                                      else by ICMP "administratively prohibited"
+ *
+ * Rejected, so that a program in the VM fails at once instead of waiting. "denied" has the destinations that were
+ * rejected, each with its count, as far as its size goes; "denied_total" counts all of them, by protocol.
+ */
+enum {
+	FC_EGRESS_DENIED_MAX = 1024, /* destinations */
+	FC_EGRESS_DENIED_SECONDS = 3600,
+	FC_EGRESS_ASKED_MAX = 256,
+	FC_EGRESS_ASKED_SECONDS = 2,
+	FC_EGRESS_VERDICTS_MAX = 16384, /* in each of "granted" and "refused" */
+};
+
+/* A set of addresses for rules of `allow`: those of `networks` ("10.0.0.0/8"), or without any those added later. */
+struct fc_egress_set {
+	const char *name; /* a letter, then letters, digits and "_"; unlike those above */
+	const char *const *networks;
+	size_t network_count;
+	uint32_t size;    /* without networks: elements at most */
+	uint32_t timeout; /* without networks: s after which an address goes; 0 for never */
+};
+
+/* Where the destination's address is in `set`, `protocol` ("tcp", "udp", NULL: any) to `port` (0: any) is allowed. */
+struct fc_egress_allow {
+	const char *set, *protocol;
+	uint16_t port; /* needs a protocol */
+};
+
+struct fc_egress {
+	const char *link;
+	const struct fc_egress_set *sets;
+	size_t set_count;
+	const struct fc_egress_allow *allow;
+	size_t allow_count;
+	bool ask;
+};
+
 struct fc_firewall {
 	const char *table;   /* begins with FC_FIREWALL_PREFIX */
 	const char *comment; /* shown by nft; may be NULL */
@@ -80,6 +128,7 @@ struct fc_firewall {
 	/* Links whose packets to this namespace itself are dropped, but for answers and echo requests. */
 	const char *const *drop_input;
 	size_t drop_input_count;
+	const struct fc_egress *egress; /* NULL: all is allowed */
 };
 
 struct fc_firewall_table {
@@ -94,6 +143,9 @@ struct fc_firewall_table {
  * nftables.
  */
 int fc_firewall_apply(struct fc_netns *netns, const struct fc_firewall *firewall, struct fc_error *error);
+
+/* Ends asking: what is undecided, now and later, is denied. ENOENT: the table has no egress rules that ask. */
+int fc_firewall_egress_settle(struct fc_netns *netns, const char *table, struct fc_error *error);
 
 /* Deletes a table. ENOENT: there is none. EINVAL: its name does not begin with FC_FIREWALL_PREFIX. */
 int fc_firewall_delete(struct fc_netns *netns, const char *table, struct fc_error *error);

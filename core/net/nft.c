@@ -2,6 +2,7 @@
 #include "net/nft_internal.h"
 
 #include <arpa/inet.h>
+#include <errno.h>
 #include <libnftnl/chain.h>
 #include <libnftnl/expr.h>
 #include <libnftnl/rule.h>
@@ -78,7 +79,8 @@ static int report(struct fc_error *error, int r, const char *op, const struct fc
 	fc_netlink_error(error, r, where, batch->table, answer);
 	if (error && r == -ENOENT && (strncmp(label, "chain", 5) == 0 || strncmp(label, "rule", 4) == 0))
 		snprintf(error->hint, sizeof error->hint,
-		         "the kernel lacks one of the modules nft_chain_nat, nft_nat, nft_masq, nft_ct, nft_fib_ipv4, nft_reject_ipv4");
+		         "the kernel lacks one of the modules nft_chain_nat, nft_nat, nft_masq, nft_ct, nft_fib_ipv4, "
+		         "nft_reject_ipv4");
 	return r;
 }
 

@@ -41,6 +41,8 @@
 #include <unistd.h>
 
 #include "net/firewall.h"
+#include "net/firewall_set.h"
+#include "net/firewall_set_internal.h"
 #include "net/link.h"
 #include "net/link_internal.h"
 #include "net/netns.h"
@@ -270,10 +272,11 @@ static uint16_t checksum(const uint8_t *data, size_t size) {
 	return htons((uint16_t)~sum);
 }
 
-/* One echo request; whether its reply came within `limit` ms. */
+/* One echo request, of a connection of its own; whether its reply came within `limit` ms. */
 static bool ping(struct fc_netns *netns, const char *text, int limit) {
+	static uint16_t id = 77;
 	struct sockaddr_in address = address_of(text, 0);
-	struct icmphdr request = {.type = ICMP_ECHO, .un.echo.id = htons(77)};
+	struct icmphdr request = {.type = ICMP_ECHO, .un.echo.id = htons(id++)};
 	uint8_t reply[128];
 	bool answered = false;
 	int fd = socket_in(netns, SOCK_RAW, IPPROTO_ICMP);
@@ -984,6 +987,315 @@ static void test_tables(void **state) {
 	assert_int_equal(count_all(at, NFT_MSG_GETTABLE), 3);
 }
 
+/* Egress: the client is the guest, and the router's `left` the link that it comes by */
+
+static const struct fc_egress DENY = {.link = "left"};
+
+static struct fc_firewall egress_firewall(const struct fc_egress *egress) {
+	return (struct fc_firewall){.table = "fcvm-t", .masquerade = ALL, .masquerade_count = 1, .egress = egress};
+}
+
+/* How many packets a set has counted for a destination; -1 where it is not in there. No address: 0.0.0.0. */
+static int64_t counted(struct world *world, const char *set, const char *address, uint8_t protocol, uint16_t port) {
+	struct fc_destination *list = NULL;
+	size_t size = 0;
+	int64_t packets = -1;
+	struct sockaddr_in wanted = address_of(address ? address : "0.0.0.0", 0);
+	check(fc_firewall_set_list(world->at[ROUTER], "fcvm-t", set, &list, &size, &error));
+	for (size_t i = 0; i < size; i++) {
+		if (list[i].address.s_addr == wanted.sin_addr.s_addr && list[i].protocol == protocol &&
+		    list[i].port == port)
+			packets = (int64_t)list[i].packets;
+	}
+	free(list);
+	return packets;
+}
+
+static size_t size_of_set(struct world *world, const char *set) {
+	struct fc_destination *list = NULL;
+	size_t size = 0;
+	check(fc_firewall_set_list(world->at[ROUTER], "fcvm-t", set, &list, &size, &error));
+	free(list);
+	return size;
+}
+
+/* What the client reaches: bits, of which each stands for an attempt that came through. */
+enum { TCP_80 = 1, TCP_81 = 2, UDP_53 = 4, PING = 8, ROUTER_TCP = 16, ALL_WAYS = 31 };
+
+struct listeners {
+	int tcp80, tcp81, udp53, router;
+};
+
+/* Whether a connection comes to the listener, which forgets it. */
+static bool connects(struct fc_netns *netns, const char *text, uint16_t port, int listener) {
+	if (try_tcp(netns, text, port, SOON) != 0)
+		return false;
+	close(accept4(listener, NULL, NULL, SOCK_CLOEXEC));
+	return true;
+}
+
+static int reached(struct world *world, const struct listeners *at) {
+	int ways = 0;
+	struct fc_netns *client = world->at[CLIENT];
+	ways |= connects(client, "10.2.0.2", 80, at->tcp80) ? TCP_80 : 0;
+	ways |= connects(client, "10.2.0.2", 81, at->tcp81) ? TCP_81 : 0;
+	ways |= talk_udp(client, "10.2.0.2", 53, at->udp53, NEVER, NULL) == 0 ? UDP_53 : 0;
+	ways |= ping(client, "10.2.0.2", NEVER) ? PING : 0;
+	ways |= connects(client, "10.1.0.1", 80, at->router) ? ROUTER_TCP : 0;
+	return ways;
+}
+
+static struct listeners listen_all(struct world *world) {
+	connect_world(world);
+	return (struct listeners){
+	        .tcp80 = serve(world->at[SERVER], SOCK_STREAM, "10.2.0.2", 80),
+	        .tcp81 = serve(world->at[SERVER], SOCK_STREAM, "10.2.0.2", 81),
+	        .udp53 = serve(world->at[SERVER], SOCK_DGRAM, "10.2.0.2", 53),
+	        .router = serve(world->at[ROUTER], SOCK_STREAM, "10.1.0.1", 80),
+	};
+}
+
+static void close_all(const struct listeners *at) {
+	close(at->tcp80);
+	close(at->tcp81);
+	close(at->udp53);
+	close(at->router);
+}
+
+/* The errno that comes back for a datagram, or 0 where none does. */
+static int udp_error(struct fc_netns *netns, const char *text, uint16_t port) {
+	struct sockaddr_in address = address_of(text, port);
+	int fd = socket_in(netns, SOCK_DGRAM, 0), err = 0;
+	socklen_t size = sizeof err;
+	assert_int_equal(connect(fd, (struct sockaddr *)&address, sizeof address), 0);
+	assert_int_equal(send(fd, "x", 1, 0), 1);
+	if (wait_for(fd, POLLERR, SOON))
+		getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &size);
+	close(fd);
+	return err;
+}
+
+static void test_egress_deny(void **state) {
+	struct world *world = *state;
+	struct fc_firewall firewall = egress_firewall(NULL);
+	need_root();
+	struct listeners at = listen_all(world);
+	check(fc_firewall_apply(world->at[ROUTER], &firewall, &error));
+	assert_int_equal(reached(world, &at), ALL_WAYS);
+	firewall.egress = &DENY;
+	check(fc_firewall_apply(world->at[ROUTER], &firewall, &error));
+	/* At once, and said to be forbidden. */
+	assert_int_equal(try_tcp(world->at[CLIENT], "10.2.0.2", 80, SOON), ECONNREFUSED);
+	assert_int_equal(try_tcp(world->at[CLIENT], "10.2.0.2", 80, SOON), ECONNREFUSED);
+	assert_int_equal(try_tcp(world->at[CLIENT], "10.1.0.1", 80, SOON), ECONNREFUSED);
+	assert_int_equal(udp_error(world->at[CLIENT], "10.2.0.2", 53), EHOSTUNREACH);
+	assert_false(ping(world->at[CLIENT], "10.2.0.2", NEVER));
+	assert_int_equal(counted(world, "denied", "10.2.0.2", IPPROTO_TCP, 80), 2);
+	assert_int_equal(counted(world, "denied", "10.1.0.1", IPPROTO_TCP, 80), 1);
+	assert_int_equal(counted(world, "denied", "10.2.0.2", IPPROTO_UDP, 53), 1);
+	assert_int_equal(counted(world, "denied", "10.2.0.2", IPPROTO_ICMP, 0), 1);
+	assert_int_equal(size_of_set(world, "denied"), 4);
+	assert_int_equal(counted(world, "denied_total", NULL, IPPROTO_TCP, 0), 3);
+	assert_int_equal(counted(world, "denied_total", NULL, IPPROTO_UDP, 0), 1);
+	assert_int_equal(counted(world, "denied_total", NULL, IPPROTO_ICMP, 0), 1);
+	/* Nothing arrived. */
+	assert_false(wait_for(at.tcp80, POLLIN, 0) || wait_for(at.udp53, POLLIN, 0) || wait_for(at.router, POLLIN, 0));
+	check(fc_firewall_delete(world->at[ROUTER], "fcvm-t", &error));
+	assert_int_equal(fc_firewall_set_list(world->at[ROUTER], "fcvm-t", "denied", NULL, NULL, &error), -ENOENT);
+	close_all(&at);
+}
+
+/* Who comes to the VM is answered, over TCP and UDP, and pings it. */
+static void test_egress_answers(void **state) {
+	struct world *world = *state;
+	const struct fc_firewall_dnat dnat[] = {{.address = "10.2.0.1", .to_address = "10.1.0.2"}};
+	struct fc_firewall firewall = egress_firewall(&DENY);
+	firewall.dnat = dnat;
+	firewall.dnat_count = 1;
+	need_root();
+	connect_world(world);
+	int tcp = serve(world->at[CLIENT], SOCK_STREAM, "10.1.0.2", 80);
+	int udp = serve(world->at[CLIENT], SOCK_DGRAM, "10.1.0.2", 53);
+	check(fc_firewall_apply(world->at[ROUTER], &firewall, &error));
+	assert_int_equal(talk_tcp(world->at[SERVER], "10.2.0.1", 80, tcp, NULL), 0);
+	assert_int_equal(talk_udp(world->at[SERVER], "10.2.0.1", 53, udp, SOON, NULL), 0);
+	assert_true(ping(world->at[SERVER], "10.2.0.1", SOON));
+	/* That opens no way back: a connection of its own to the one that came is denied. */
+	assert_int_equal(try_tcp(world->at[CLIENT], "10.2.0.2", 80, SOON), ECONNREFUSED);
+	assert_int_equal(size_of_set(world, "denied"), 1);
+	close(tcp);
+	close(udp);
+}
+
+/* Each list lets through what it names, and nothing else. */
+static void test_egress_list(void **state) {
+	struct world *world = *state;
+	static const char *const net[] = {"10.2.0.0/24"}, *const host[] = {"10.2.0.2/32"},
+	                         *const router[] = {"10.1.0.1/32"}, *const all[] = {"0.0.0.0/0"},
+	                         /* Networks in each other, beside each other, and at both ends. */
+	                                                                    *const many[] = {"10.3.0.0/16",
+	                                                                                     "255.255.255.255/32",
+	                                                                                     "10.2.0.0/16",
+	                                                                                     "10.2.0.0/24",
+	                                                                                     "10.2.0.2/32",
+	                                                                                     "10.2.0.2/32",
+	                                                                                     "0.0.0.0/32",
+	                                                                                     "10.0.0.0/16"},
+	                         *const beside[] = {"10.2.0.0/31", "10.2.0.3/32", "10.1.0.0/32", "10.1.0.2/31"};
+	const struct fc_egress_allow any = {.set = "to"}, tcp80 = {"to", "tcp", 80}, udp53 = {"to", "udp", 53},
+	                             udp80 = {"to", "udp", 80}, tcp = {"to", "tcp", 0};
+	const struct {
+		const char *const *networks;
+		size_t count;
+		struct fc_egress_allow allow;
+		int ways;
+	} cases[] = {
+	        {net, 1, any, TCP_80 | TCP_81 | UDP_53 | PING},
+	        {host, 1, any, TCP_80 | TCP_81 | UDP_53 | PING},
+	        {host, 1, tcp, TCP_80 | TCP_81},
+	        {host, 1, tcp80, TCP_80},
+	        {host, 1, udp53, UDP_53},
+	        {host, 1, udp80, 0},
+	        {router, 1, any, ROUTER_TCP},
+	        {all, 1, any, ALL_WAYS},
+	        {all, 1, tcp80, TCP_80 | ROUTER_TCP},
+	        {many, 8, any, TCP_80 | TCP_81 | UDP_53 | PING},
+	        {beside, 4, any, 0},
+	};
+	need_root();
+	struct listeners at = listen_all(world);
+	for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+		const struct fc_egress_set set = {
+		        .name = "to", .networks = cases[i].networks, .network_count = cases[i].count};
+		const struct fc_egress egress = {
+		        .link = "left", .sets = &set, .set_count = 1, .allow = &cases[i].allow, .allow_count = 1};
+		struct fc_firewall firewall = egress_firewall(&egress);
+		check(fc_firewall_apply(world->at[ROUTER], &firewall, &error));
+		int ways = reached(world, &at);
+		if (ways != cases[i].ways)
+			fail_msg("case %zu: %d and not %d", i, ways, cases[i].ways);
+	}
+	close_all(&at);
+}
+
+static struct fc_destination destination(const char *address, uint8_t protocol, uint16_t port) {
+	struct sockaddr_in value = address_of(address, 0);
+	return (struct fc_destination){
+	        .address = value.sin_addr, .whole = protocol != 0, .protocol = protocol, .port = port};
+}
+
+/* Addresses that come later, as a resolver's answers do, and go by themselves. */
+static void test_egress_addresses(void **state) {
+	struct world *world = *state;
+	const struct fc_egress_set sets[] = {{.name = "names_80", .size = 2, .timeout = 1},
+	                                     {.name = "names", .size = 2}};
+	const struct fc_egress_allow allow[] = {{"names_80", "tcp", 80}, {"names", NULL, 0}};
+	const struct fc_egress egress = {
+	        .link = "left", .sets = sets, .set_count = 2, .allow = allow, .allow_count = 2};
+	const struct fc_destination server = destination("10.2.0.2", 0, 0),
+	                            others[] = {destination("10.9.0.1", 0, 0), destination("10.9.0.2", 0, 0)};
+	struct fc_firewall firewall = egress_firewall(&egress);
+	need_root();
+	struct listeners at = listen_all(world);
+	struct fc_netns *router = world->at[ROUTER];
+	check(fc_firewall_apply(router, &firewall, &error));
+	assert_int_equal(reached(world, &at), 0);
+	check(fc_firewall_set_add(router, "fcvm-t", "names_80", &server, 1, false, &error));
+	check(fc_firewall_set_add(router, "fcvm-t", "names_80", &server, 1, false, &error));
+	assert_int_equal(reached(world, &at), TCP_80);
+	check(fc_firewall_set_add(router, "fcvm-t", "names", &server, 1, false, &error));
+	assert_int_equal(reached(world, &at), TCP_80 | TCP_81 | UDP_53 | PING);
+	/* No room: none of them is taken; instead of what is there, both are. */
+	assert_int_equal(fc_firewall_set_add(router, "fcvm-t", "names", others, 2, false, &error), -ENFILE);
+	assert_int_equal(size_of_set(world, "names"), 1);
+	check(fc_firewall_set_add(router, "fcvm-t", "names", others, 2, true, &error));
+	assert_int_equal(size_of_set(world, "names"), 2);
+	for (int i = 0; i < 100 && size_of_set(world, "names_80") > 0; i++)
+		usleep(50000);
+	assert_int_equal(reached(world, &at), 0);
+	/* What does not fit the set, and sets that are not there. */
+	const struct fc_destination whole = destination("10.2.0.2", IPPROTO_TCP, 80);
+	assert_int_equal(fc_firewall_set_add(router, "fcvm-t", "names", &whole, 1, true, &error), -EINVAL);
+	assert_int_equal(fc_firewall_set_add(router, "fcvm-t", "none", &server, 1, false, &error), -ENOENT);
+	assert_int_equal(fc_firewall_set_add(router, "other", "names", &server, 1, false, &error), -EINVAL);
+	close_all(&at);
+}
+
+static void test_egress_ask(void **state) {
+	struct world *world = *state;
+	const struct fc_egress egress = {.link = "left", .ask = true};
+	const struct fc_destination tcp80 = destination("10.2.0.2", IPPROTO_TCP, 80),
+	                            echo = destination("10.2.0.2", IPPROTO_ICMP, 0),
+	                            tcp81 = destination("10.2.0.2", IPPROTO_TCP, 81);
+	struct fc_firewall firewall = egress_firewall(&egress);
+	need_root();
+	struct listeners at = listen_all(world);
+	struct fc_netns *router = world->at[ROUTER], *client = world->at[CLIENT];
+	check(fc_firewall_apply(router, &firewall, &error));
+	/* Undecided: dropped in silence, asked for, and not yet denied. */
+	assert_int_equal(try_tcp(client, "10.2.0.2", 80, NEVER), ETIMEDOUT);
+	assert_int_equal(try_tcp(client, "10.2.0.2", 81, NEVER), ETIMEDOUT);
+	assert_false(ping(client, "10.2.0.2", NEVER));
+	assert_int_equal(counted(world, "asked", "10.2.0.2", IPPROTO_TCP, 80), 0);
+	assert_int_equal(counted(world, "asked", "10.2.0.2", IPPROTO_TCP, 81), 0);
+	assert_int_equal(counted(world, "asked", "10.2.0.2", IPPROTO_ICMP, 0), 0);
+	assert_int_equal(size_of_set(world, "asked"), 3);
+	assert_int_equal(size_of_set(world, "denied"), 0);
+	check(fc_firewall_set_add(router, "fcvm-t", "granted", &tcp80, 1, false, &error));
+	check(fc_firewall_set_add(router, "fcvm-t", "granted", &echo, 1, false, &error));
+	check(fc_firewall_set_add(router, "fcvm-t", "refused", &tcp81, 1, false, &error));
+	assert_int_equal(talk_tcp(client, "10.2.0.2", 80, at.tcp80, NULL), 0);
+	assert_true(ping(client, "10.2.0.2", SOON));
+	assert_int_equal(try_tcp(client, "10.2.0.2", 81, SOON), ECONNREFUSED);
+	assert_int_equal(counted(world, "denied", "10.2.0.2", IPPROTO_TCP, 81), 1);
+	/* A SYN that was dropped comes again a second later, and is answered then. */
+	check(fc_firewall_egress_settle(router, "fcvm-t", &error));
+	assert_int_equal(talk_tcp(client, "10.2.0.2", 80, at.tcp80, NULL), 0);
+	assert_int_equal(udp_error(client, "10.2.0.2", 53), EHOSTUNREACH);
+	assert_int_equal(counted(world, "denied", "10.2.0.2", IPPROTO_UDP, 53), 1);
+	firewall.egress = &DENY;
+	check(fc_firewall_apply(router, &firewall, &error));
+	assert_int_equal(fc_firewall_egress_settle(router, "fcvm-t", &error), -ENOENT);
+	close_all(&at);
+}
+
+/* A guest that tries destinations without end: what is kept has an end, and nothing is missed in the count. */
+static void test_egress_flood(void **state) {
+	enum { MANY = 100000 };
+	struct world *world = *state;
+	struct fc_egress egress = {.link = "left"};
+	struct fc_firewall firewall = egress_firewall(&egress);
+	need_root();
+	struct listeners at = listen_all(world);
+	check(fc_link_route_add(world->at[ROUTER], "0.0.0.0/0", "10.2.0.2", NULL, &error));
+	for (int round = 0; round < 2; round++) {
+		egress.ask = round == 1;
+		check(fc_firewall_apply(world->at[ROUTER], &firewall, &error));
+		int fd = socket_in(world->at[CLIENT], SOCK_DGRAM, 0);
+		int64_t sent = 0;
+		for (uint32_t i = 0; i < MANY; i++) {
+			struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(7)};
+			to.sin_addr.s_addr = htonl(0x0b000000 + i);
+			ssize_t n = sendto(fd, "x", 1, 0, (struct sockaddr *)&to, sizeof to);
+			if (n < 0 && errno == EHOSTUNREACH) /* of an earlier one, said now */
+				n = sendto(fd, "x", 1, 0, (struct sockaddr *)&to, sizeof to);
+			sent += n == 1;
+		}
+		close(fd);
+		assert_int_equal(sent, MANY);
+		assert_int_equal(size_of_set(world, "denied"), FC_EGRESS_DENIED_MAX);
+		int64_t total = counted(world, "denied_total", NULL, IPPROTO_UDP, 0);
+		if (egress.ask)
+			assert_in_range(total, MANY - 10 * FC_EGRESS_ASKED_MAX, MANY - FC_EGRESS_ASKED_MAX);
+		else
+			assert_int_equal(total, MANY);
+		/* A destination that is in there is still counted. */
+		assert_int_equal(try_tcp(world->at[CLIENT], "10.2.0.2", 80, SOON), ECONNREFUSED);
+		assert_int_equal(counted(world, "denied_total", NULL, IPPROTO_TCP, 0), 1);
+	}
+	close_all(&at);
+}
+
 static void expect_refused(struct world *world, const struct fc_firewall *firewall, const char *op) {
 	assert_int_equal(fc_firewall_apply(world->at[ROUTER], firewall, &error), -EINVAL);
 	assert_string_equal(error.op, op);
@@ -1132,6 +1444,12 @@ int main(void) {
 	        in_world(test_drop_input),
 	        in_world(test_drop_source),
 	        in_world(test_tables),
+	        in_world(test_egress_deny),
+	        in_world(test_egress_answers),
+	        in_world(test_egress_list),
+	        in_world(test_egress_addresses),
+	        in_world(test_egress_ask),
+	        in_world(test_egress_flood),
 	        in_world(test_refused_rules),
 	        in_world(test_many_rules),
 	        in_world(test_lost_answer),
