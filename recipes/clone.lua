@@ -11,6 +11,8 @@ local args = fcvm.args({
   publish = { "string", "host's port that leads into the clone, as of fcvm run", short = "-p", many = true, metavar = "PORTS" },
   health_check = { "string", "URL in the VM that answers when it is healthy (the snapshot's own)", required = false,
     metavar = "URL" },
+  egress = { "string", "where the clone may go, as of fcvm run (default: as the VM that the snapshot was made of)",
+    many = true, metavar = "LIST" },
   network_mode = { "string", "auto, bridged (root), rootless, pasta or slirp4netns", default = "auto", metavar = "MODE" },
   dns = { "string", "address of a resolver instead of this host's", many = true, metavar = "ADDRESS" },
   label = { "pairs", "label of the clone" },
@@ -27,7 +29,7 @@ end
 local server = args.pid and fcvm.server(args.pid)
   or fcvm.snapshot(tag):serve { exit_when_idle = true, memory = args.memory, detach = args.detach }
 local clone = server:clone { name = args.name, env = args.env, health = args.health_check, labels = args.label,
-  publish = args.publish,
+  publish = args.publish, egress = args.egress,
   network_mode = args.network_mode, dns = args.dns, detach = args.detach, output = not args.detach and "inherit" or nil }
 
 if args.detach then

@@ -10,4 +10,8 @@ local vm = fcvm.vm(args.vm)
 local record = vm:state()
 local ok, stats = pcall(vm.stats, vm)
 record.stats = ok and stats or nil
+if record.egress then
+  local found, denied = pcall(vm.egress, vm)
+  if found then record.egress = denied end
+end
 print(fcvm.json.encode(record, true))

@@ -47,6 +47,26 @@ describe("control", function()
     end)
   end)
 
+  it("ends while a request is under way", function()
+    task.main(function()
+      local dir = uv.fs_mkdtemp "/tmp/fcvm-control.XXXXXX"
+      local began, asking, connection
+      task.timeout(5, "the server's end", task.scope, function()
+        control.serve(dir, { wait = function()
+          began = true
+          task.sleep(60)
+        end }, "the object")
+        connection = control.connect(dir, "the server")
+        asking = task.background(connection.ask, connection, "wait", {}, { timeout = 60 })
+        task.timeout(5, "the request to arrive", function() while not began do task.sleep(0.001) end end)
+      end)
+      local ok, err = pcall(asking.join, asking)
+      connection:close()
+      assert.is_truthy(uv.fs_rmdir(dir))
+      assert.same({ false, "EPIPE" }, { ok, err.name })
+    end)
+  end)
+
   it("does not know what it does not serve, nor what is no request", function()
     serving({ known = function() return {} end }, function(dir)
       assert.is_false((pcall(control.call, dir, "the server", "unknown")))

@@ -105,6 +105,9 @@ describe("core.net #root", function()
       drop_forward = { { in_prefix = "fcv", out_prefix = "fcv" } },
       drop_source = { { link = "tap0", source = "172.16.0.0/30" } },
       drop_input = { "eth0" },
+      egress = { link = "tap0", ask = true, sets = { { name = "to", networks = { "10.0.0.0/8" } },
+        { name = "names", size = 10, timeout = 60 } },
+        allow = { { set = "to", protocol = "tcp", port = 80 }, { set = "names" } } },
     }
     assert.is_true(inside:nat_apply(options))
     assert.same({ { name = "fcvm-a", comment = "fcvm a pid 1" } }, inside:tables())
@@ -115,6 +118,62 @@ describe("core.net #root", function()
     assert.same({}, inside:tables())
     fails("ENOENT", inside:table_delete "fcvm-a")
     fails("EINVAL", inside:table_delete "other")
+  end)
+
+  it("reads and changes the sets of a table", function()
+    assert(inside:nat_apply { table = "fcvm-a", egress = { link = "tap0", ask = true,
+      sets = { { name = "to", networks = { "10.0.0.0/8", "10.1.0.0/16", "9.9.9.9/32" } }, { name = "names", size = 2 } },
+      allow = { { set = "to" }, { set = "names", protocol = "udp", port = 53 } } } })
+    local function sorted(set)
+      local list = assert(inside:set_list("fcvm-a", set))
+      table.sort(list, function(a, b) return a.address < b.address end)
+      return list
+    end
+    assert.same({ { address = "10.0.0.0" }, { address = "9.9.9.9" } }, sorted "to")
+    assert.same({}, sorted "denied")
+    assert.is_true(inside:set_add("fcvm-a", "names", { { address = "1.2.3.4" } }))
+    assert.is_true(inside:set_add("fcvm-a", "names", {}))
+    assert.same({ { address = "1.2.3.4" } }, sorted "names")
+    fails("ENFILE", inside:set_add("fcvm-a", "names", { { address = "1.2.3.5" }, { address = "1.2.3.6" } }))
+    assert.is_true(inside:set_add("fcvm-a", "names", { { address = "1.2.3.5" }, { address = "1.2.3.6" } }, { replace = true }))
+    assert.same({ { address = "1.2.3.5" }, { address = "1.2.3.6" } }, sorted "names")
+    assert.is_true(inside:set_add("fcvm-a", "names", {}, { replace = true }))
+    assert.same({}, sorted "names")
+    local verdicts = { { address = "1.1.1.1", protocol = "tcp", port = 80 }, { address = "1.1.1.2", protocol = "icmp" },
+      { address = "1.1.1.3", protocol = "0" }, { address = "1.1.1.4", protocol = "47", port = 0 } }
+    assert.is_true(inside:set_add("fcvm-a", "granted", verdicts))
+    local found = sorted "granted"
+    assert.same({ address = "1.1.1.1", protocol = "tcp", port = 80, packets = 0, bytes = 0 }, found[1])
+    assert.same({ "icmp", "0", "47" }, { found[2].protocol, found[3].protocol, found[4].protocol })
+    fails("EINVAL", inside:set_add("fcvm-a", "granted", { { address = "1.1.1.1" } }))
+    fails("ENOENT", inside:set_add("fcvm-a", "none", { { address = "1.1.1.1" } }))
+    fails("ENOENT", inside:set_add("fcvm-b", "names", { { address = "1.1.1.1" } }))
+    fails("ENOENT", inside:set_list("fcvm-a", "none"))
+    fails("EINVAL", inside:set_list("other", "names"))
+    fails("ENAMETOOLONG", inside:set_list("fcvm-a", ("x"):rep(32)))
+    assert.is_true(inside:egress_settle "fcvm-a")
+    assert.is_true(inside:egress_settle "fcvm-a")
+    fails("ENOENT", inside:egress_settle "fcvm-b")
+    fails("EINVAL", inside:egress_settle "other")
+  end)
+
+  it("refuses egress rules that cannot be", function()
+    local to = { name = "to", networks = { "10.0.0.0/8" } }
+    for place, egress in pairs {
+      ["egress link 1"] = { link = "a/b" },
+      ["egress set 1"] = { link = "tap0", sets = { { name = "a-b" } } },
+      ["egress set 2"] = { link = "tap0", sets = { to, { name = "x", networks = { "10.0.0.0" } } } },
+      ["egress allow 1"] = { link = "tap0", sets = { to }, allow = { { set = "other" } } },
+      ["egress allow 2"] = { link = "tap0", sets = { to }, allow = { { set = "to" }, { set = "to", port = 80 } } },
+      ["egress allow 3"] = { link = "tap0", sets = { to }, allow = { { set = "to" }, { set = "to" },
+        { set = "to", protocol = "icmp" } } },
+    } do
+      assert.equal("apply firewall: rule " .. place, fails("EINVAL", inside:nat_apply { table = "fcvm-a", egress = egress }).op)
+    end
+    -- A name of fcvm's own, and one that is there twice: the kernel knows.
+    assert.equal("apply firewall: set denied", fails("EEXIST", inside:nat_apply { table = "fcvm-a", egress = { link = "tap0",
+      sets = { { name = "denied" } } } }).op)
+    assert.same({}, inside:tables())
   end)
 
   it("reads options that exist only while they are asked for", function()
@@ -162,6 +221,20 @@ describe("core.net #root", function()
       function() inside:nat_apply { table = "fcvm-a", dnat = { {} } } end,
       function() inside:nat_apply { table = "fcvm-a", drop_input = { 7 } } end,
       function() inside.links {} end,
+      function() inside:nat_apply { table = "fcvm-a", egress = "deny" } end,
+      function() inside:nat_apply { table = "fcvm-a", egress = {} } end,
+      function() inside:nat_apply { table = "fcvm-a", egress = { link = "tap0", colour = 1 } } end,
+      function() inside:nat_apply { table = "fcvm-a", egress = { link = "tap0", sets = { {} } } } end,
+      function() inside:nat_apply { table = "fcvm-a", egress = { link = "tap0", sets = { { name = "x", networks = 1 } } } } end,
+      function() inside:nat_apply { table = "fcvm-a", egress = { link = "t", sets = { { name = "x", networks = { 1 } } } } } end,
+      function() inside:nat_apply { table = "fcvm-a", egress = { link = "tap0", allow = { { set = "x", port = 0 } } } } end,
+      function() inside:set_add("fcvm-a", "x", { "1.2.3.4" }) end,
+      function() inside:set_add("fcvm-a", "x", { { address = "1.2.3" } }) end,
+      function() inside:set_add("fcvm-a", "x", { { address = "1.2.3.4", protocol = "tpc" } }) end,
+      function() inside:set_add("fcvm-a", "x", { { address = "1.2.3.4", protocol = "256" } }) end,
+      function() inside:set_add("fcvm-a", "x", { { address = "1.2.3.4", port = 65536 } }) end,
+      function() inside:set_add("fcvm-a", "x", { { protocol = "tcp" } }) end,
+      function() inside:set_add("fcvm-a", "x", {}, { colour = 1 }) end,
     }
     for i, call in ipairs(wrong) do
       assert.is_false(pcall(call), "call " .. i .. " raised nothing")
@@ -179,7 +252,8 @@ describe("core.net #root", function()
     assert.equal(before, descriptors())
     assert.equal("network handle (closed)", tostring(handle))
     for _, method in ipairs { "links", "addresses", "tables", "link_delete", "link_add_tap", "link_add_veth", "link_set",
-      "address_add", "route_add", "forwarding", "nat_apply", "table_delete" } do
+      "address_add", "route_add", "forwarding", "nat_apply", "table_delete",
+      "set_list", "set_add", "egress_settle" } do
       local ok, message = pcall(handle[method], handle, "x", {})
       assert.is_false(ok)
       assert.matches("this network handle is closed", message, 1, true)

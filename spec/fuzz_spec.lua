@@ -3,6 +3,8 @@
 -- structured error, in bounded time and memory. FUZZ_SECONDS (5 in all), FUZZ_SEED.
 describe("damaged", function()
   local blobs = require "fcvm.image.blobs"
+  local dns_message = require "fcvm.dns_message"
+  local egress = require "fcvm.egress"
   local fuzz = require "spec.support.fuzz"
   local health = require "fcvm.health"
   local image = require "fcvm.setup.kernel_image"
@@ -210,6 +212,37 @@ describe("damaged", function()
     is_integer(check.port, 1, 65535)
     assert(check.path:sub(1, 1) == "/" and not check.path:find "[%c ]")
   end }
+
+  targets["egress policies"] = { mutate = fuzz.bytes, seeds = { "10.0.0.0/8,1.2.3.4:443", "deny", "example.org:443/tcp,db",
+    "10.0.0.0/8:53/udp,0.0.0.0/0" }, parse = function(text) return egress.read(text) end, check = function(policy)
+    if policy == "deny" or policy == "allow" then return end
+    local rules = egress.rules(policy, "tap0", { "172.16.0.1" })
+    assert(#policy > 0 and #policy <= 1024 and #rules.allow > 0)
+    for i, entry in ipairs(egress.entries(policy)) do
+      assert(entry.text == policy[i], "it does not read as itself")
+      assert(not entry.name or #entry.name <= 253 and entry.name:match "^[%w.-]+$", "odd characters")
+      if entry.port then is_integer(entry.port, 1, 65535) end
+      if entry.network then is_integer(math.tointeger(tonumber(entry.network:match "/(%d+)$")), 0, 32) end
+    end
+    for _, set in ipairs(rules.sets) do assert(#set.name < 32 and set.name:match "^%l[%w_]*$") end
+  end }
+
+  local ANSWER = "\0\7\x81\x80\0\1\0\2\0\0\0\0\3one\7example\0\0\1\0\1" ..
+    "\xc0\x0c\0\5\0\1\0\0\0\60\0\5\2to\xc0\x10" .. "\2to\xc0\x10\0\1\0\1\0\0\0\60\0\4\10\0\0\1"
+  targets["answers of DNS"] = { mutate = fuzz.bytes, seeds = { ANSWER, "\0\7\1\0\0\1\0\0\0\0\0\0\1a\2bc\0\0\1\0\1" },
+    -- What makes no sense is no question and no answer; the fuzzer wants an error for it.
+    parse = function(text)
+      local name, list = dns_message.addresses(text)
+      local question = dns_message.question(text)
+      local refusal = dns_message.refusal(text)
+      assert(#refusal >= 12 and #refusal <= #text + 12 and refusal:byte(3) >= 0x80, "a refusal that is none")
+      assert(name == nil or name == question)
+      if not question then return nil, { op = "read", status = 65, message = "no question" } end
+      return { name = question, list = list }
+    end, check = function(found)
+      assert(#found.name <= 255 and found.name:match "^[%w_.?-]*$", "odd characters")
+      for _, address in ipairs(found.list) do assert(address:match "^%d+%.%d+%.%d+%.%d+$") end
+    end }
 
   targets["sizes"] = { mutate = fuzz.bytes, seeds = { "512M", "1.5GiB", "1024" }, parse = machine.size,
     check = function(bytes) is_integer(bytes, 0, 1 << 52) end }

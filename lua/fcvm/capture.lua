@@ -118,7 +118,7 @@ local function describe(self, tag, labels, into)
   end
   return { version = snapshot.version, tag = tag, labels = labels or record.labels, created_at = os.time(), image = record.image,
     image_digest = record.image_digest, memory_mib = record.memory_mib, cpus = record.cpus, vm = record.name,
-    health_check = record.health_check, parent = record.snapshot, plan = self.plan, files = files,
+    health_check = record.health_check, parent = record.snapshot, egress = record.egress, plan = self.plan, files = files,
     firecracker = self.vmm:version(), host = snapshot.host() }
 end
 

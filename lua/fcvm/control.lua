@@ -68,7 +68,11 @@ local function serve_peer(self)
     close_peer(self)
     if self.task then self.task:cancel() end
   end)
-  for line in function() return (waiting:pop()) end do answer(self, line) end
+  for line in function() return (waiting:pop()) end do
+    answer(self, line)
+    -- A handler that was cancelled has ended, and who asked is not there any more.
+    if self.pipe:is_closing() then return end
+  end
 end
 
 --- Serves the requests of `handlers` {op = function(object, arguments, peer)} at `dir` in the current scope, each connection in

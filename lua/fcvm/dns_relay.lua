@@ -1,7 +1,8 @@
 -- SPDX-License-Identifier: Apache-2.0
 --- Passes a guest's questions on to resolvers that only this host can ask (127.0.0.53 of systemd-resolved): between a socket of
 -- the VM's namespace and one of the host's. What is in them is nobody's business here but for the number that an answer must
--- have of its question, so that there is nothing to parse.
+-- have of its question, so that there is nothing to parse. Where an egress policy has names, `names` looks at them
+-- (lua/fcvm/egress_names.lua).
 local core = require "fcvm.core"
 local errors = require "fcvm.errors"
 local task = require "fcvm.task"
@@ -28,8 +29,10 @@ local function open(namespace, address, kind, new)
 end
 
 -- One question: to the first resolver, and when that is silent to the next one as well.
-local function ask(server, question, from, upstream, ended)
+local function ask(server, question, from, upstream, names, ended)
   local socket, timer, asked, waited = uv.new_udp(), uv.new_timer(), 0, 0
+  -- Where an answer gives rights, its number is not one that the guest has chosen: who forges one has to guess it.
+  local number = names and uv.random(2) or question:sub(1, 2)
   local function finish()
     if socket:is_closing() then return end
     socket:close()
@@ -38,14 +41,16 @@ local function ask(server, question, from, upstream, ended)
   end
   local function ask_next()
     asked = asked + 1
-    if upstream.servers[asked] then socket:send(question, upstream.servers[asked], upstream.port or PORT, function() end) end
+    if not upstream.servers[asked] then return end
+    socket:send(number .. question:sub(3), upstream.servers[asked], upstream.port or PORT, function() end)
   end
   socket:recv_start(function(failed, answer, peer)
     if failed then return finish() end
-    if not answer or not peer or answer:sub(1, 2) ~= question:sub(1, 2) then return end
+    if not answer or not peer or answer:sub(1, 2) ~= number then return end
     for i = 1, asked do
       if peer.ip == upstream.servers[i] and peer.port == (upstream.port or PORT) then
-        server:send(answer, from.ip, from.port, function() end)
+        if names then names:learn(answer) end
+        server:send(question:sub(1, 2) .. answer:sub(3), from.ip, from.port, function() end)
         return finish()
       end
     end
@@ -58,16 +63,18 @@ local function ask(server, question, from, upstream, ended)
   return finish
 end
 
-local function relay_datagrams(server, upstream)
+local function relay_datagrams(server, upstream, names)
   local under_way, count = {}, 0
   task.defer(function()
     for finish in pairs(under_way) do finish() end
   end)
   server:recv_start(function(failed, question, from)
     if failed or not question or not from or #question < 12 or count >= QUESTIONS_MAX then return end
+    local refusal = names and names:refuse(question)
+    if refusal then return server:send(refusal, from.ip, from.port, function() end) end
     count = count + 1
     local finish
-    finish = ask(server, question, from, upstream, function()
+    finish = ask(server, question, from, upstream, names, function()
       count = count - 1
       if finish then under_way[finish] = nil end
     end)
@@ -75,8 +82,21 @@ local function relay_datagrams(server, upstream)
   end)
 end
 
+-- A function that takes pieces of a connection and calls `fn` with each whole message, as it is and with its length.
+local function messages(fn)
+  local text = ""
+  return function(data)
+    text = text .. data
+    while #text >= 2 and #text >= 2 + (">I2"):unpack(text) do
+      local size = (">I2"):unpack(text)
+      fn(text:sub(3, 2 + size), text:sub(1, 2 + size))
+      text = text:sub(3 + size)
+    end
+  end
+end
+
 -- Two connections as one, until either ends or nothing comes.
-local function join(client, peer, ended)
+local function join(client, peer, names, ended)
   local timer = uv.new_timer()
   local function finish()
     if timer:is_closing() then return end
@@ -84,19 +104,28 @@ local function join(client, peer, ended)
     ended()
   end
   timer:start(IDLE_MS, 0, finish)
-  local function pass(from, to)
+  local question = names and messages(function(message, whole)
+    local refusal = names:refuse(message)
+    if refusal then client:write((">s2"):pack(refusal)) else peer:write(whole) end
+  end)
+  local answer = names and messages(function(message, whole)
+    names:learn(message)
+    client:write(whole)
+  end)
+  local function pass(from, to, take)
     from:read_start(function(failed, data)
-      if failed or not data or to:write_queue_size() > WAITING_MAX then return finish() end
+      local waiting = client:write_queue_size() + peer:write_queue_size()
+      if failed or not data or waiting > WAITING_MAX then return finish() end
       timer:start(IDLE_MS, 0, finish)
-      to:write(data)
+      if take then take(data) else to:write(data) end
     end)
   end
-  pass(client, peer)
-  pass(peer, client)
+  pass(client, peer, question)
+  pass(peer, client, answer)
   return finish
 end
 
-local function relay_connections(server, upstream)
+local function relay_connections(server, upstream, names)
   local under_way, count = {}, 0
   task.defer(function()
     for finish in pairs(under_way) do finish() end
@@ -119,16 +148,17 @@ local function relay_connections(server, upstream)
         close(peer)
         return ended()
       end
-      finish = join(client, peer, ended)
+      finish = join(client, peer, names, ended)
       under_way[finish] = true
     end)
   end))
 end
 
 --- Relays from `address` of the namespace at a path to `upstream.servers` (at `upstream.port`, 53), for the current scope.
-function M.start(namespace, address, upstream)
-  relay_datagrams(open(namespace, address, "udp", uv.new_udp), upstream)
-  relay_connections(open(namespace, address, "tcp", uv.new_tcp), upstream)
+-- `names` may be nil.
+function M.start(namespace, address, upstream, names)
+  relay_datagrams(open(namespace, address, "udp", uv.new_udp), upstream, names)
+  relay_connections(open(namespace, address, "tcp", uv.new_tcp), upstream, names)
 end
 
 return M

@@ -4,6 +4,7 @@
 -- the pictures.
 local core = require "fcvm.core"
 local dns_relay = require "fcvm.dns_relay"
+local egress = require "fcvm.egress"
 local errors = require "fcvm.errors"
 local paths = require "fcvm.paths"
 local resolvers = require "fcvm.resolvers"
@@ -79,7 +80,7 @@ local function lead_questions(rules, dns)
 end
 
 -- The TAP and the way between it and eth0, which leads outside and has the address `outside`.
-local function set_up_inside(path, record, outside, uid, gid)
+local function set_up_inside(path, record, outside, uid, gid, names)
   local inside <close> = errors.check(core.net.open(path))
   local check = errors.check
   check(inside:link_set("lo", { up = true }))
@@ -91,7 +92,8 @@ local function set_up_inside(path, record, outside, uid, gid)
     masquerade = { { source = GUEST_NET, out = "eth0" } },
     dnat = { { address = outside, to_address = M.guest_address } },
     -- A guest that forges its address is forwarded nowhere.
-    drop_source = { { link = M.tap, source = GUEST_NET } } }
+    drop_source = { { link = M.tap, source = GUEST_NET } },
+    egress = egress.rules(record.egress, M.tap, { resolvers.guest[1] }) }
   if record.network_mode == "pasta" then
     -- Connections from the host's loopback come to the namespace's.
     rules.dnat[2] = { address = "127.0.0.1", to_address = M.guest_address }
@@ -99,15 +101,15 @@ local function set_up_inside(path, record, outside, uid, gid)
   end
   lead_questions(rules, record.dns)
   check(inside:nat_apply(rules))
-  if record.dns.relay then dns_relay.start(path, resolvers.guest[1], record.dns) end
+  if record.dns.relay then dns_relay.start(path, resolvers.guest[1], record.dns, names) end
 end
 
-local function furnish_veth(path, place, record)
+local function furnish_veth(path, place, record, names)
   local inside <close> = errors.check(core.net.open(path))
   errors.check(inside:address_add("eth0", place.vm .. "/30"))
   errors.check(inside:link_set("eth0", { up = true, ipv6 = false }))
   errors.check(inside:route_add { to = "0.0.0.0/0", via = place.host, link = "eth0" })
-  set_up_inside(path, record, place.vm, place.uid, place.uid)
+  set_up_inside(path, record, place.vm, place.uid, place.uid, names)
 end
 
 --- Makes the namespace of a record (its vm_id and slot), with nothing in it: what runs there may start now, and use the
@@ -138,11 +140,11 @@ local function publish(rules, place, ports)
   end
 end
 
-local function furnish_bridged(record, path)
+local function furnish_bridged(record, path, names)
   local place = M.of_slot(record.slot)
   local host <close> = errors.check(core.net.open())
   errors.check(host:link_add_veth(place.link, "eth0", path))
-  furnish_veth(path, place, record)
+  furnish_veth(path, place, record, names)
   errors.check(host:address_add(place.link, place.host .. "/30"))
   errors.check(host:link_set(place.link, { up = true, ipv6 = false }))
   host:forwarding(true)
@@ -155,16 +157,20 @@ local function furnish_bridged(record, path)
 end
 
 --- Makes what the namespace of a record needs: links, addresses, routes, rules, and without root the process that leads outside,
--- in the current scope. The record's `ports` are as of publish.hold, and `release()` lets go of them. Returns a function that
--- waits for that process's end and gives the error that this is; nil if bridged.
-function M.furnish(record, release)
+-- in the current scope. The record's `ports` are as of publish.hold, and `release()` lets go of them; `names` sees what the
+-- guest asks of the relay (lua/fcvm/egress_names.lua), and may be nil. Returns a function that waits for that process's end and
+-- gives the error that this is; nil if bridged.
+function M.furnish(record, release, names)
   local path = namespace_of(record.vm_id)
-  if record.network_mode == "bridged" then return furnish_bridged(record, path) end
+  if record.network_mode == "bridged" then return furnish_bridged(record, path, names) end
   release()
   local wait = usernet.start(record.network_mode, path, record.ports or {}, paths.vm(record.vm_id))
-  set_up_inside(path, record, usernet.places[record.network_mode].address, uv.getuid(), uv.getgid())
+  set_up_inside(path, record, usernet.places[record.network_mode].address, uv.getuid(), uv.getgid(), names)
   return wait
 end
+
+--- Where a record's namespace is, as the process that supervises the VM sees it, and the name of its table there.
+function M.inside(record) return namespace_of(record.vm_id), "fcvm-" .. record.vm_id end
 
 --- How a VM of a record is reached: its address, and, where that is one of its namespace alone, a function that makes a TCP
 -- socket in there (a descriptor, the caller's to close).

@@ -4,6 +4,7 @@
 -- clock, random numbers, generation.
 local control = require "fcvm.control"
 local core = require "fcvm.core"
+local egress = require "fcvm.egress"
 local errors = require "fcvm.errors"
 local health = require "fcvm.health"
 local json = require "fcvm.json"
@@ -85,6 +86,7 @@ function M.start(self)
   self:mark "joined"
   if self.options.health == nil then self.check = health.read(meta.health_check) end
   if self.options.health == false then self.check = nil end
+  self.options.egress = egress.inherit(self.options.egress, meta.egress)
   claim(self, serve, meta)
   self.record.memory = found.memory
   local place = self:make_network()
@@ -118,7 +120,7 @@ end
 function M.plan(options)
   errors.options("clone", options, { name = "string", env = "table", labels = "table", health = "string table boolean",
     files = "table", detach = "boolean", output = "string", on_output = "function", publish = "string table",
-    network_mode = "string", dns = "string table" })
+    network_mode = "string", dns = "string table", egress = "string table function" })
   if options.health then health.read(options.health) end
   local files
   for path, content in pairs(options.files or {}) do
@@ -131,7 +133,7 @@ function M.plan(options)
   end
   return { name = options.name, env = options.env, labels = options.labels, health = options.health, files = files,
     detach = options.detach, publish = publish.list(options.publish), network_mode = options.network_mode,
-    dns = require("fcvm.resolvers").check({ dns = options.dns }).dns }
+    dns = require("fcvm.resolvers").check({ dns = options.dns }).dns, egress = egress.read(options.egress) }
 end
 
 return M

@@ -9,6 +9,8 @@ local uv = require "luv"
 local capture = require "fcvm.capture"
 local control = require "fcvm.control"
 local core = require "fcvm.core"
+local egress = require "fcvm.egress"
+local egress_names = require "fcvm.egress_names"
 local errors = require "fcvm.errors"
 local firecracker = require "fcvm.firecracker"
 local guest = require "fcvm.guest"
@@ -28,6 +30,7 @@ local state = require "fcvm.state"
 local stats = require "fcvm.stats"
 local stream = require "fcvm.stream"
 local task = require "fcvm.task"
+local verdicts = require "fcvm.verdicts"
 
 local M = {}
 
@@ -54,6 +57,9 @@ end
 function Supervisor:claim(fields, check)
   local options = self.options
   fields.network_mode, fields.dns = network.mode(options.network_mode), resolvers.choose(options.dns)
+  if options.egress ~= "allow" then fields.egress = options.egress end
+  -- What a guest is answered is seen in the relay alone.
+  if egress_names.needed(fields.egress) and #fields.dns.servers > 0 then fields.dns.relay = true end
   fields.name, fields.labels, fields.health_check = options.name, options.labels, self.check and self.check.text
   self.record = state.claim(fields, network.free_slots(), check)
   task.defer(function()
@@ -81,7 +87,10 @@ end
 function Supervisor:start_firecracker(place)
   self.vmm = firecracker.start { id = self.record.vm_id, uid = place.uid, namespace = place.namespace,
     memory = self.record.memory_mib, cpus = self.record.cpus, log = self.log }
-  local usernet = network.furnish(self.record, self.release_ports)
+  if egress_names.needed(self.record.egress) then
+    self.names = egress_names.new(self.record.egress, network.inside(self.record))
+  end
+  local usernet = network.furnish(self.record, self.release_ports, self.names)
   if usernet then
     task.spawn(function()
       local ended = usernet()
@@ -282,9 +291,24 @@ local function on_signal(self, number, count)
   end)
 end
 
+-- What its egress policy has denied so far.
+local function denied(self)
+  if not self.record.egress then return { policy = egress.text(nil) } end
+  local path, name = network.inside(self.record)
+  local handle <close> = errors.check(core.net.open(path))
+  local counts = egress.counts(handle, name)
+  for _, destination in ipairs(counts.destinations) do
+    destination.name = self.names and self.names.known[destination.address]
+  end
+  counts.policy, counts.destinations = egress.text(self.record.egress), json.array(counts.destinations)
+  return counts
+end
+
 -- What other processes may ask of the VM.
 local handlers = {
   snapshot = function(self, arguments, peer) return capture.create(self, arguments, peer) end,
+  egress = denied,
+  [verdicts.request] = verdicts.ask,
   pause = function(self)
     if self.held or self.record.status ~= "running" then
       errors.raise { op = "pause", subject = self.record.name, name = "EBUSY",

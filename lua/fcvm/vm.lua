@@ -4,6 +4,7 @@
 local uv = require "luv"
 local control = require "fcvm.control"
 local core = require "fcvm.core"
+local egress = require "fcvm.egress"
 local errors = require "fcvm.errors"
 local health = require "fcvm.health"
 local json = require "fcvm.json"
@@ -13,6 +14,7 @@ local publish = require "fcvm.publish"
 local state = require "fcvm.state"
 local supervised = require "fcvm.supervised"
 local task = require "fcvm.task"
+local verdicts = require "fcvm.verdicts"
 
 local M = {}
 
@@ -25,7 +27,8 @@ function VM:__tostring() return ("vm %s (%s, PID %d)"):format(self.name, self.st
 local OPTIONS = { image = "string", name = "string", cmd = "table", entrypoint = "table string", env = "table",
   cpu = "integer", mem = "string integer", health = "string table", labels = "table", detach = "boolean",
   on_output = "function", output = "string", timeout = "number", pull = "string", publish = "string table",
-  network_mode = "string", dns = "string table", dns_search = "string table", add_host = "string table" }
+  network_mode = "string", dns = "string table", dns_search = "string table", add_host = "string table",
+  egress = "string table function" }
 
 local function check_list(what, list)
   for i = 1, #list do
@@ -57,7 +60,8 @@ local function plan(options)
   return { image = options.image, name = options.name, cmd = options.cmd and check_list("cmd", options.cmd),
     entrypoint = entrypoint and check_list("entrypoint", entrypoint), env = env, cpu = options.cpu, mem = options.mem,
     health = options.health, labels = options.labels, detach = options.detach, pull = options.pull, publish = ports,
-    network_mode = options.network_mode, dns = names.dns, dns_search = names.dns_search, hosts = names.hosts }
+    network_mode = options.network_mode, dns = names.dns, dns_search = names.dns_search, hosts = names.hosts,
+    egress = egress.read(options.egress) }
 end
 
 -- A pipe of ours that the supervisor will write to, and a function that reads it to its end, for on_output.
@@ -72,7 +76,7 @@ end
 
 -- Starts the supervisor of what `what` says. The container's output goes to descriptors of ours (output = "inherit"), to a
 -- function, or nowhere but the log that `fcvm logs` reads.
-local function start(what, options)
+local function supervise(what, options)
   local stdio = {}
   if options.output == "inherit" then
     stdio[2], stdio[6] = 1, 2
@@ -89,6 +93,12 @@ local function start(what, options)
     end)
   end
   return supervised.start(VM, "supervise", what, stdio)
+end
+
+local function start(what, options)
+  local self = supervise(what, options)
+  if type(options.egress) == "function" then verdicts.serve(self, options.egress) end
+  return self
 end
 
 --- Starts a VM; see API.md of the docs for the options. Returns the VM once its name is claimed; raises what kept it
@@ -214,6 +224,14 @@ end
 --- Stops the VM's processors until `resume`. Connections stay open as long as the other sides wait.
 function VM:pause() ask(self, "pause") end
 function VM:resume() ask(self, "resume") end
+
+--- What its egress policy has denied: {policy= its text, denied= packets, destinations= {{address=, protocol=, port=, packets=,
+-- bytes=}, …} with the most first, others= packets to destinations that are not listed (any more)}. Of a VM without one
+-- the policy alone.
+function VM:egress()
+  if not self:state().egress then return { policy = "allow" } end
+  return ask(self, "egress")
+end
 
 --- What the VM uses now: memory {private=, shared=, pss=} of its Firecracker in bytes, cpu seconds.
 function VM:stats()

@@ -20,8 +20,8 @@ local rows = {
     "ipv4" },
   { "args", "process", "http", "progress", "plot", "report", "control" },
   { "health", "state", "network", "logfile", "stats", "setup", "image", "firecracker", "guest", "pages", "snapshot", "resources",
-    "publish", "usernet", "resolvers", "dns_relay", "preflight" },
-  { "owner", "capture", "restore", "supervised", "vm", "server", "supervisor", "serve" },
+    "publish", "usernet", "resolvers", "dns_relay", "dns_message", "egress", "egress_names", "preflight" },
+  { "owner", "capture", "restore", "verdicts", "supervised", "vm", "server", "supervisor", "serve" },
   { "recipe", "editor", "repl", "init", "cli", "fork_server" },
 }
 -- Who may load what is not fcvm's own.

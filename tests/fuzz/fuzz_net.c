@@ -11,6 +11,7 @@
 
 #include "net/address.h"
 #include "net/firewall_internal.h"
+#include "net/firewall_set_internal.h"
 #include "net/link_internal.h"
 #include "net/netlink_internal.h"
 
@@ -36,6 +37,10 @@ static int parse_all(const struct nlmsghdr *message, void *data) {
 	if (fc_firewall_table_parse(message, &table) == 1)
 		expect(memchr(table.name, '\0', sizeof table.name) &&
 		       memchr(table.comment, '\0', sizeof table.comment));
+	struct fc_destinations list = {.items = NULL};
+	if (fc_firewall_set_parse(message, &list) == 0 && list.count > 0)
+		expect(list.items && list.count <= list.room && (list.items[0].whole || list.items[0].port == 0));
+	free(list.items);
 	return ++*count % 7 == 0 ? -EBADMSG : 0;
 }
 
