@@ -198,6 +198,98 @@ describe("#kvm", function()
     clone:stop()
   end)
 
+  test("a VM goes where its egress policy lets it, is counted elsewhere, and its clones inherit or have their own", function()
+    local net = fcvm.core.net
+    local far = fcvm.paths.ensure(fcvm.paths.run(), 493) .. "/egress-test"
+    assert(net.namespace_create(far))
+    fcvm.defer(function() assert(net.namespace_remove(far)) end)
+    local here <close> = assert(net.open())
+    local there <close> = assert(net.open(far))
+    assert(here:link_add_veth("egress-test", "eth0", far))
+    fcvm.defer(function() assert(here:link_delete "egress-test") end)
+    assert(here:address_add("egress-test", "10.99.1.1/24"))
+    assert(here:link_set("egress-test", { up = true, ipv6 = false }))
+    for _, address in ipairs { "10.99.1.2/24", "10.99.1.3/24" } do assert(there:address_add("eth0", address)) end
+    assert(there:link_set("eth0", { up = true, ipv6 = false }))
+    for _, address in ipairs { "10.99.1.2", "10.99.1.3" } do
+      for _, port in ipairs { 80, 81 } do
+        local server = uv.new_tcp()
+        fcvm.defer(function() server:close() end)
+        assert(server:open(assert(net.socket(far))))
+        assert(server:bind(address, port))
+        assert(server:listen(8, function()
+          local peer = uv.new_tcp()
+          server:accept(peer)
+          peer:close()
+        end))
+      end
+    end
+    local resolver = assert(fcvm.core.proc.spawn { argv = { "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null",
+      "--no-hosts", "--no-resolv", "--user=root", "--pid-file=", "--listen-address=127.0.0.7", "--bind-interfaces",
+      "--address=/one.example/10.99.1.3", "--address=/two.example/10.99.1.3", "--local=/example/" }, session = true })
+    fcvm.defer(function() resolver:close() end)
+
+    local function reaches(vm, address, port)
+      local began = fcvm.now()
+      local done = vm:exec { "/bin/sh", "-c", ("nc -w 20 %s %d < /dev/null"):format(address, port), timeout = 60 }
+      assert.is_true(fcvm.now() - began < 15, "it took " .. fcvm.now() - began)
+      return done.status == 0
+    end
+    local function lookup(vm, name)
+      return vm:exec({ "getent", "ahostsv4", name, vm = true, timeout = 60 }).stdout:match "^%S+"
+    end
+
+    local vm = fcvm.run { image = tools, name = "egress", mem = "256M", cpu = 1, dns = "127.0.0.7",
+      egress = { "10.99.1.2:80/tcp", "one.example:80" }, cmd = { "/bin/httpd", "-f", "-p", "80" } }
+    vm:wait("running", { timeout = 200 })
+    assert.is_true(reaches(vm, "10.99.1.2", 80))
+    assert.is_false(reaches(vm, "10.99.1.2", 81))
+    assert.is_false(reaches(vm, "10.99.1.3", 80))
+    assert.is_nil(lookup(vm, "two.example"))
+    assert.equal("10.99.1.3", lookup(vm, "one.example"))
+    assert.is_true(reaches(vm, "10.99.1.3", 80))
+    assert.is_false(reaches(vm, "10.99.1.3", 81))
+    -- Who comes to it is answered.
+    assert.equal(404, vm:request({ path = "/none" }).status)
+    local seen = json.decode(cli.run({ "inspect", "egress" }).stdout).egress
+    assert.equal("10.99.1.2/32:80/tcp,one.example:80", seen.policy)
+    assert.same({ 3, 0, 3 }, { seen.denied, seen.others, #seen.destinations })
+    assert.same({ "10.99.1.2", "tcp", 81, 1 }, { seen.destinations[1].address, seen.destinations[1].protocol,
+      seen.destinations[1].port, seen.destinations[1].packets })
+    assert.equal("one.example", seen.destinations[2].name)
+
+    local snapshot = vm:snapshot { tag = "egress" }
+    vm:stop()
+    fcvm.defer(function() snapshot:remove() end)
+    local server <close> = snapshot:serve()
+    local heir = server:clone { name = "egress-heir" }:wait("running", { timeout = 120 })
+    assert.is_true(reaches(heir, "10.99.1.2", 80))
+    assert.is_false(reaches(heir, "10.99.1.3", 80))
+    assert.equal("one.example:80", heir:egress().policy:match ",(.*)")
+    heir:stop()
+
+    local closed = json.decode(cli.run({ "snapshot", "run", "--pid", tostring(server.pid), "--name", "egress-deny", "--egress",
+      "deny", "--detach" }).stdout and cli.run({ "inspect", "egress-deny" }).stdout)
+    assert.equal("deny", closed.egress.policy)
+    local denied = fcvm.vm "egress-deny"
+    assert.is_false(reaches(denied, "10.99.1.2", 80))
+    assert.equal(404, denied:request({ path = "/none" }).status)
+    assert.equal(1, denied:egress().denied)
+    denied:stop()
+
+    local heard = {}
+    local decided = server:clone { name = "egress-ask", dns = "127.0.0.7", egress = function(to)
+      heard[#heard + 1] = ("%s:%s"):format(to.name or to.resolver and "resolver" or to.address, to.port)
+      return to.resolver or to.name == "one.example"
+    end }:wait("running", { timeout = 120 })
+    assert.equal("10.99.1.3", lookup(decided, "one.example"))
+    assert.is_true(reaches(decided, "10.99.1.3", 80))
+    assert.is_true(reaches(decided, "10.99.1.3", 80))
+    assert.is_false(reaches(decided, "10.99.1.2", 80))
+    assert.equal("resolver:53 one.example:80 10.99.1.2:80", table.concat(heard, " "))
+    decided:stop()
+  end)
+
   test("published ports lead into the VM, from where they should and from nowhere else", function()
     -- By curl; after these words, where there are any.
     local function curl(before, address, port)
