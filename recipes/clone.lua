@@ -14,6 +14,7 @@ local args = fcvm.args({
   egress = { "string", "where the clone may go, as of fcvm run (default: as the VM that the snapshot was made of)",
     many = true, metavar = "LIST" },
   network_mode = { "string", "auto, bridged (root), rootless, pasta or slirp4netns", default = "auto", metavar = "MODE" },
+  network = { "string", "named network to join, whose members know each other by name", many = true, metavar = "NAME" },
   dns = { "string", "address of a resolver instead of this host's", many = true, metavar = "ADDRESS" },
   label = { "pairs", "label of the clone" },
   memory = { "string", "with a snapshot: auto, uffd or file", default = "auto", metavar = "HOW" },
@@ -29,8 +30,8 @@ end
 local server = args.pid and fcvm.server(args.pid)
   or fcvm.snapshot(tag):serve { exit_when_idle = true, memory = args.memory, detach = args.detach }
 local clone = server:clone { name = args.name, env = args.env, health = args.health_check, labels = args.label,
-  publish = args.publish, egress = args.egress,
-  network_mode = args.network_mode, dns = args.dns, detach = args.detach, output = not args.detach and "inherit" or nil }
+  publish = args.publish, egress = args.egress, network_mode = args.network_mode, network = args.network, dns = args.dns,
+  detach = args.detach, output = not args.detach and "inherit" or nil }
 
 if args.detach then
   clone:wait "running"

@@ -16,6 +16,7 @@ local args = fcvm.args({
   egress = { "string", "where the VM may go: deny, allow, or a list as 10.0.0.0/8,1.2.3.4:443,example.org (default allow)",
     many = true, metavar = "LIST" },
   network_mode = { "string", "auto, bridged (root), rootless, pasta or slirp4netns", default = "auto", metavar = "MODE" },
+  network = { "string", "named network to join, whose members know each other by name", many = true, metavar = "NAME" },
   dns = { "string", "address of a resolver instead of this host's", many = true, metavar = "ADDRESS" },
   dns_search = { "string", "domain that short names are looked for in, instead of this host's", many = true, metavar = "DOMAIN" },
   add_host = { "string", "address of a name: NAME:ADDRESS", many = true, metavar = "ENTRY" },
@@ -29,9 +30,8 @@ if args.data_dir then fcvm.paths.set_data(args.data_dir) end
 
 local vm = fcvm.run { image = args.image, cmd = #args.cmd > 0 and args.cmd or nil, name = args.name, cpu = args.cpu,
   mem = args.mem, env = args.env, entrypoint = args.entrypoint, health = args.health_check, publish = args.publish,
-  network_mode = args.network_mode, dns = args.dns, dns_search = args.dns_search, add_host = args.add_host,
-  egress = args.egress,
-  labels = args.label, pull = args.pull, detach = args.detach, output = not args.detach and "inherit" or nil }
+  network_mode = args.network_mode, network = args.network, egress = args.egress, dns = args.dns, dns_search = args.dns_search,
+  add_host = args.add_host, labels = args.label, pull = args.pull, detach = args.detach, output = not args.detach and "inherit" or nil }
 
 if args.detach then
   vm:wait "running"

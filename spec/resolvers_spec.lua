@@ -153,6 +153,16 @@ describe("the relay of names #root", function()
     assert.is_nil(ask("0123456789silent", 2.5))
   end)
 
+  test("leaves to members of a named network what they answer themselves", function()
+    local port = resolver("127.0.0.53", "!")
+    local members = { answer = function(_, question) return question:find "member" and "own answer" or nil end }
+    dns_relay.start(namespace, ADDRESS, { servers = { "127.0.0.53" }, port = port }, nil, members)
+    assert.equal("own answer", ask "0123456789 member")
+    assert.equal("0123456789abcd!", ask "0123456789abcd")
+    assert.equal("\0\10own answer", ask_by_connection((">s2"):pack "0123456789 member"))
+    assert.equal((">s2"):pack "0123456789abcd" .. "!", ask_by_connection((">s2"):pack "0123456789abcd"))
+  end)
+
   test("ends with its scope, with questions under way", function()
     local port = resolver("127.0.0.53", "!")
     task.scope(function()

@@ -1,6 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
---- Questions and answers of DNS (RFC 1035), as far as an egress policy by names needs them. They come from guests and from
--- whoever answers: no length in them is trusted.
+--- Questions and answers of DNS (RFC 1035), as far as egress policies by names and named networks need them. They come from
+-- guests and from whoever answers: no length in them is trusted.
 local M = {}
 
 local HEADER = 12
@@ -8,6 +8,8 @@ local POINTER, LABEL_MAX = 0xc0, 63
 local NAME_MAX, LABELS_MAX = 255, 128
 local TYPE_A, CLASS_IN = 1, 1
 local ANSWER = 0x8080 -- and recursion available
+local NAME_ABOVE = 0xc00c -- a pointer to the question's name
+local OWN_SECONDS = 5
 local NO_SUCH_NAME, FORMAT_ERROR = 3, 1
 
 -- The name at `at`, in lower case and without its last dot, and what stands behind it; nil where there is none. A question's is
@@ -70,6 +72,19 @@ function M.refusal(text)
   -- With "recursion desired" as it was.
   local flags = ANSWER | NO_SUCH_NAME | (text:byte(3) & 1) << 8
   return number .. (">I2I2I2I2I2"):pack(flags, 1, 0, 0, 0) .. text:sub(HEADER + 1, at - 1)
+end
+
+--- The answer to a question whose name has this address of IPv4 and nothing else, for a few seconds.
+function M.answer(text, address)
+  local _, at = M.question(text)
+  local kind, class = (">I2I2"):unpack(text, at - 4)
+  local has = kind == TYPE_A and class == CLASS_IN
+  local reply = text:sub(1, 2) .. (">I2I2I2I2I2"):pack(ANSWER | (text:byte(3) & 1) << 8, 1, has and 1 or 0, 0, 0)
+    .. text:sub(HEADER + 1, at - 1)
+  if not has then return reply end
+  local bytes = { address:match "^(%d+)%.(%d+)%.(%d+)%.(%d+)$" }
+  for i, byte in ipairs(bytes) do bytes[i] = tonumber(byte) end
+  return reply .. (">I2I2I2I4I2"):pack(NAME_ABOVE, TYPE_A, CLASS_IN, OWN_SECONDS, 4) .. string.char(table.unpack(bytes))
 end
 
 return M

@@ -63,15 +63,15 @@ local function ask(server, question, from, upstream, names, ended)
   return finish
 end
 
-local function relay_datagrams(server, upstream, names)
+local function relay_datagrams(server, upstream, names, members)
   local under_way, count = {}, 0
   task.defer(function()
     for finish in pairs(under_way) do finish() end
   end)
   server:recv_start(function(failed, question, from)
     if failed or not question or not from or #question < 12 or count >= QUESTIONS_MAX then return end
-    local refusal = names and names:refuse(question)
-    if refusal then return server:send(refusal, from.ip, from.port, function() end) end
+    local own = members and members:answer(question) or names and names:refuse(question)
+    if own then return server:send(own, from.ip, from.port, function() end) end
     count = count + 1
     local finish
     finish = ask(server, question, from, upstream, names, function()
@@ -96,7 +96,7 @@ local function messages(fn)
 end
 
 -- Two connections as one, until either ends or nothing comes.
-local function join(client, peer, names, ended)
+local function join(client, peer, names, members, ended)
   local timer = uv.new_timer()
   local function finish()
     if timer:is_closing() then return end
@@ -104,9 +104,9 @@ local function join(client, peer, names, ended)
     ended()
   end
   timer:start(IDLE_MS, 0, finish)
-  local question = names and messages(function(message, whole)
-    local refusal = names:refuse(message)
-    if refusal then client:write((">s2"):pack(refusal)) else peer:write(whole) end
+  local question = (names or members) and messages(function(message, whole)
+    local own = members and members:answer(message) or names and names:refuse(message)
+    if own then client:write((">s2"):pack(own)) else peer:write(whole) end
   end)
   local answer = names and messages(function(message, whole)
     names:learn(message)
@@ -125,14 +125,14 @@ local function join(client, peer, names, ended)
   return finish
 end
 
-local function relay_connections(server, upstream, names)
+local function relay_connections(server, upstream, names, members)
   local under_way, count = {}, 0
   task.defer(function()
     for finish in pairs(under_way) do finish() end
   end)
   errors.check_uv("listen for names", nil, server:listen(CONNECTIONS_MAX, function()
     local client, peer = uv.new_tcp(), uv.new_tcp()
-    if not server:accept(client) or count >= CONNECTIONS_MAX then
+    if not server:accept(client) or count >= CONNECTIONS_MAX or not upstream.servers[1] then
       close(client)
       return close(peer)
     end
@@ -148,17 +148,17 @@ local function relay_connections(server, upstream, names)
         close(peer)
         return ended()
       end
-      finish = join(client, peer, names, ended)
+      finish = join(client, peer, names, members, ended)
       under_way[finish] = true
     end)
   end))
 end
 
 --- Relays from `address` of the namespace at a path to `upstream.servers` (at `upstream.port`, 53), for the current scope.
--- `names` may be nil.
-function M.start(namespace, address, upstream, names)
-  relay_datagrams(open(namespace, address, "udp", uv.new_udp), upstream, names)
-  relay_connections(open(namespace, address, "tcp", uv.new_tcp), upstream, names)
+-- `names`, and `members` that answer for themselves (lua/fcvm/lan.lua), may be nil.
+function M.start(namespace, address, upstream, names, members)
+  relay_datagrams(open(namespace, address, "udp", uv.new_udp), upstream, names, members)
+  relay_connections(open(namespace, address, "tcp", uv.new_tcp), upstream, names, members)
 end
 
 return M

@@ -6,6 +6,7 @@ local core = require "fcvm.core"
 local dns_relay = require "fcvm.dns_relay"
 local egress = require "fcvm.egress"
 local errors = require "fcvm.errors"
+local lan = require "fcvm.lan"
 local paths = require "fcvm.paths"
 local resolvers = require "fcvm.resolvers"
 local usernet = require "fcvm.usernet"
@@ -71,8 +72,8 @@ end
 
 -- Names are asked of addresses that all guests have alike; here they are those of resolvers.
 local function lead_questions(rules, dns)
-  if dns.relay then return end
   for i, server in ipairs(dns.servers) do
+    if dns.relay then server = resolvers.guest[1] end
     for _, protocol in ipairs { "udp", "tcp" } do
       rules.dnat[#rules.dnat + 1] = { protocol = protocol, address = resolvers.guest[i], port = 53, to_address = server }
     end
@@ -86,7 +87,8 @@ local function set_up_inside(path, record, outside, uid, gid, names)
   check(inside:link_set("lo", { up = true }))
   check(inside:link_add_tap(M.tap, { uid = uid, gid = gid }))
   check(inside:address_add(M.tap, M.guest_gateway .. "/30"))
-  check(inside:link_set(M.tap, { mac = M.tap_mac, up = true, ipv6 = false, route_localnet = record.network_mode == "pasta" or nil }))
+  check(inside:link_set(M.tap, { mac = M.tap_mac, up = true, ipv6 = false,
+    route_localnet = record.network_mode == "pasta" or nil }))
   inside:forwarding(true)
   local rules = { table = "fcvm-" .. record.vm_id, comment = "fcvm " .. record.vm_id,
     masquerade = { { source = GUEST_NET, out = "eth0" } },
@@ -100,8 +102,9 @@ local function set_up_inside(path, record, outside, uid, gid, names)
     rules.masquerade[2] = { source = "127.0.0.0/8", out = M.tap }
   end
   lead_questions(rules, record.dns)
+  lan.rules(rules, record, GUEST_NET, M.guest_address)
   check(inside:nat_apply(rules))
-  if record.dns.relay then dns_relay.start(path, resolvers.guest[1], record.dns, names) end
+  if record.dns.relay then dns_relay.start(path, resolvers.guest[1], record.dns, names, lan.members(record)) end
 end
 
 local function furnish_veth(path, place, record, names)
@@ -144,6 +147,7 @@ local function furnish_bridged(record, path, names)
   local place = M.of_slot(record.slot)
   local host <close> = errors.check(core.net.open())
   errors.check(host:link_add_veth(place.link, "eth0", path))
+  lan.join(record, path)
   furnish_veth(path, place, record, names)
   errors.check(host:address_add(place.link, place.host .. "/30"))
   errors.check(host:link_set(place.link, { up = true, ipv6 = false }))
@@ -193,6 +197,7 @@ function M.remove(record)
     local host <close> = errors.check(core.net.open())
     gone(host:table_delete("fcvm-" .. record.vm_id))
     if record.slot then gone(host:link_delete(M.of_slot(record.slot).link)) end
+    lan.leave(record)
   end
   local path = namespace_of(record.vm_id)
   if uv.fs_stat(path) then gone(core.net.namespace_remove(path)) end

@@ -120,7 +120,7 @@ end
 function M.plan(options)
   errors.options("clone", options, { name = "string", env = "table", labels = "table", health = "string table boolean",
     files = "table", detach = "boolean", output = "string", on_output = "function", publish = "string table",
-    network_mode = "string", dns = "string table", egress = "string table function" })
+    network_mode = "string", network = "string table", dns = "string table", egress = "string table function" })
   if options.health then health.read(options.health) end
   local files
   for path, content in pairs(options.files or {}) do
@@ -133,6 +133,7 @@ function M.plan(options)
   end
   return { name = options.name, env = options.env, labels = options.labels, health = options.health, files = files,
     detach = options.detach, publish = publish.list(options.publish), network_mode = options.network_mode,
+    network = require("fcvm.lan").check(options.network),
     dns = require("fcvm.resolvers").check({ dns = options.dns }).dns, egress = egress.read(options.egress) }
 end
 

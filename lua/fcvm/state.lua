@@ -16,6 +16,7 @@ local RECORD_MAX = 256 << 10
 local LOCK_SECONDS = 120 -- a hundred that start at once each hold it for a moment
 local LOCK_PAUSE, LOCK_PAUSE_MOST = 0.005, 0.1
 local SLOTS = 16384
+local holder -- the task that has the lock now, and may take it again
 
 local function file_of(id) return paths.state() .. "/" .. id .. ".json" end
 
@@ -150,6 +151,7 @@ end
 
 --- Runs `fn` under the lock of the state directory; waits for it at most LOCK_SECONDS.
 function M.locked(fn)
+  if holder and holder == task.current() then return fn() end
   paths.ensure(paths.state())
   local path = paths.state() .. "/.lock"
   local deadline = task.now() + LOCK_SECONDS
@@ -168,7 +170,9 @@ function M.locked(fn)
     end
     error(errors.new(err), 0)
   end
+  holder = task.current()
   local out = table.pack(pcall(fn))
+  holder = nil
   lock:close()
   if not out[1] then error(out[2], 0) end
   return table.unpack(out, 2, out.n)
@@ -232,11 +236,11 @@ local function claim(kind, fields, prepare, after)
 end
 
 --- Claims a name and a network slot for this process and writes its first record, of `fields` (name may be nil: one is
--- made). `is_free(slot)` says whether a slot may be used on this host; `check()`, where it is given, may raise under the
--- lock what speaks against the claim. Raises EEXIST where a living VM has the name.
+-- made). `is_free(slot)` says whether a slot may be used on this host; `check(record, living)`, where it is given, may raise
+-- under the lock what speaks against the claim, and add to the record. Raises EEXIST where a living VM has the name.
 function M.claim(fields, is_free, check)
   return claim("vm", fields, function(record, living, dead)
-    if check then check() end
+    if check then check(record, living) end
     local all = table.move(dead, 1, #dead, #living + 1, table.move(living, 1, #living, 1, {}))
     record.slot = free_slot(all, is_free)
   end)

@@ -16,6 +16,7 @@ local firecracker = require "fcvm.firecracker"
 local guest = require "fcvm.guest"
 local health = require "fcvm.health"
 local json = require "fcvm.json"
+local lan = require "fcvm.lan"
 local log = require "fcvm.log"
 local logfile = require "fcvm.logfile"
 local machine = require "fcvm.machine"
@@ -61,7 +62,17 @@ function Supervisor:claim(fields, check)
   -- What a guest is answered is seen in the relay alone.
   if egress_names.needed(fields.egress) and #fields.dns.servers > 0 then fields.dns.relay = true end
   fields.name, fields.labels, fields.health_check = options.name, options.labels, self.check and self.check.text
-  self.record = state.claim(fields, network.free_slots(), check)
+  if options.network then
+    if fields.network_mode ~= "bridged" then
+      errors.raise { op = "join network", subject = options.network[1], name = "EPERM", status = errors.status.permission,
+        message = "bridges of the host take root" }
+    end
+    fields.dns.relay = true -- it answers for the members
+  end
+  self.record = state.claim(fields, network.free_slots(), function(record, living)
+    if check then check() end
+    if options.network then record.networks = lan.choose(options.network, living) end
+  end)
   task.defer(function()
     local ok, err = pcall(resources.release, self.record)
     if ok then state.remove(self.record.vm_id) else self.log:warn("%s", tostring(err)) end

@@ -27,7 +27,7 @@ function VM:__tostring() return ("vm %s (%s, PID %d)"):format(self.name, self.st
 local OPTIONS = { image = "string", name = "string", cmd = "table", entrypoint = "table string", env = "table",
   cpu = "integer", mem = "string integer", health = "string table", labels = "table", detach = "boolean",
   on_output = "function", output = "string", timeout = "number", pull = "string", publish = "string table",
-  network_mode = "string", dns = "string table", dns_search = "string table", add_host = "string table",
+  network_mode = "string", network = "string table", dns = "string table", dns_search = "string table", add_host = "string table",
   egress = "string table function" }
 
 local function check_list(what, list)
@@ -60,8 +60,8 @@ local function plan(options)
   return { image = options.image, name = options.name, cmd = options.cmd and check_list("cmd", options.cmd),
     entrypoint = entrypoint and check_list("entrypoint", entrypoint), env = env, cpu = options.cpu, mem = options.mem,
     health = options.health, labels = options.labels, detach = options.detach, pull = options.pull, publish = ports,
-    network_mode = options.network_mode, dns = names.dns, dns_search = names.dns_search, hosts = names.hosts,
-    egress = egress.read(options.egress) }
+    network_mode = options.network_mode, network = require("fcvm.lan").check(options.network), dns = names.dns,
+    dns_search = names.dns_search, hosts = names.hosts, egress = egress.read(options.egress) }
 end
 
 -- A pipe of ours that the supervisor will write to, and a function that reads it to its end, for on_output.
