@@ -31,7 +31,8 @@ if args.data_dir then fcvm.paths.set_data(args.data_dir) end
 local vm = fcvm.run { image = args.image, cmd = #args.cmd > 0 and args.cmd or nil, name = args.name, cpu = args.cpu,
   mem = args.mem, env = args.env, entrypoint = args.entrypoint, health = args.health_check, publish = args.publish,
   network_mode = args.network_mode, network = args.network, egress = args.egress, dns = args.dns, dns_search = args.dns_search,
-  add_host = args.add_host, labels = args.label, pull = args.pull, detach = args.detach, output = not args.detach and "inherit" or nil }
+  add_host = args.add_host, labels = args.label, pull = args.pull, detach = args.detach,
+  output = not args.detach and "inherit" or nil }
 
 if args.detach then
   vm:wait "running"

@@ -172,7 +172,7 @@ describe("#kvm", function()
     local vm = fcvm.run { image = tools, name = "names", mem = "256M", cpu = 1, cmd = { "/bin/sleep", "2000000" },
       dns = "127.0.0.7", dns_search = { "example" }, add_host = { "db:10.1.1.1", "db.internal:10.1.1.2" } }
     vm:wait("running", { timeout = 200 })
-    local function guest(vm, ...) return vm:exec { vm = true, timeout = 60, ... }.stdout end
+    local function guest(one, ...) return one:exec { vm = true, timeout = 60, ... }.stdout end
     assert.equal("nameserver 172.16.0.1\nsearch example\n", guest(vm, "cat", "/etc/resolv.conf"))
     assert.matches("^10.9.8.7 ", guest(vm, "getent", "ahostsv4", "one.example"))
     assert.matches("^10.9.8.7 ", guest(vm, "getent", "ahostsv4", "one"))

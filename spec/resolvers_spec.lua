@@ -88,7 +88,9 @@ describe("the relay of names #root", function()
     udp:recv_start(function(_, question, from)
       if question and not question:find "silent" then udp:send(question .. word, from.ip, from.port, function() end) end
       -- What was not asked is no answer.
-      if question and question:find "forged" then udp:send("xx" .. question:sub(3) .. "forged", from.ip, from.port, function() end) end
+      if question and question:find "forged" then
+        udp:send("xx" .. question:sub(3) .. "forged", from.ip, from.port, function() end)
+      end
     end)
     assert(tcp:bind(ip, port))
     tcp:listen(9, function()

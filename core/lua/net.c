@@ -184,11 +184,12 @@ static int link_add_veth(lua_State *L) {
 	return outcome(L, fc_link_add_veth(netns, name, peer, path, &error), &error);
 }
 
-/* handle:link_add_bridge(name) -> true | nil, err */
+/* handle:link_add_bridge(name [, mac]) -> true | nil, err */
 static int link_add_bridge(lua_State *L) {
 	struct fc_error error;
 	struct fc_netns *netns = open_handle(L);
-	return outcome(L, fc_link_add_bridge(netns, check_text(L, 2), &error), &error);
+	const char *name = check_text(L, 2), *mac = opt_text(L, 3);
+	return outcome(L, fc_link_add_bridge(netns, name, mac, &error), &error);
 }
 
 /* handle:link_set(name, {up=, mtu=, mac=, route_localnet=, ipv6=, master=, alias=}) -> true | nil, err */

@@ -265,13 +265,19 @@ int fc_link_add_veth(struct fc_netns *netns, const char *name, const char *peer,
 
 /* Bridges */
 
-int fc_link_add_bridge(struct fc_netns *netns, const char *name, struct fc_error *error) {
+int fc_link_add_bridge(struct fc_netns *netns, const char *name, const char *mac, struct fc_error *error) {
 	struct request request;
+	uint8_t address[FC_MAC_SIZE];
 	int r = check_name(name, "add bridge", error);
 	if (r < 0)
 		return r;
+	if (mac && fc_mac_parse(mac, address) < 0)
+		return fc_error_set(error, EINVAL, "add bridge", name, NULL,
+		                    "%s is not the Ethernet address of one station", mac);
 	begin(&request, RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, sizeof(struct ifinfomsg));
 	mnl_attr_put_strz(header_of(&request), IFLA_IFNAME, name);
+	if (mac)
+		mnl_attr_put(header_of(&request), IFLA_ADDRESS, sizeof address, address);
 	struct nlattr *info = mnl_attr_nest_start(header_of(&request), IFLA_LINKINFO);
 	mnl_attr_put_strz(header_of(&request), IFLA_INFO_KIND, "bridge");
 	mnl_attr_nest_end(header_of(&request), info);

@@ -55,8 +55,11 @@ int fc_link_add_tap(struct fc_netns *netns, const char *name, uid_t uid, gid_t g
 int fc_link_add_veth(struct fc_netns *netns, const char *name, const char *peer, const char *peer_path,
                      struct fc_error *error);
 
-/* Makes a bridge without the spanning tree protocol. EEXIST: the name is taken. */
-int fc_link_add_bridge(struct fc_netns *netns, const char *name, struct fc_error *error);
+/*
+ * Makes a bridge without the spanning tree protocol; `mac` ("xx:xx:xx:xx:xx:xx", NULL: the kernel's choice) it has from
+ * its birth on, unlike a note. EEXIST: the name is taken.
+ */
+int fc_link_add_bridge(struct fc_netns *netns, const char *name, const char *mac, struct fc_error *error);
 
 /* Changes a link. The kernel's limits for the MTU are the link's own (EINVAL, with its words). */
 int fc_link_set(struct fc_netns *netns, const char *name, const struct fc_link_settings *settings,

@@ -17,6 +17,7 @@ local commands = {
   { "stop", "stop", "stop VMs" },
   { "snapshot", "snapshot", "make, list, inspect and remove snapshots; serve one; run a clone" },
   { "sweep", "sweep", "remove what killed VMs left" },
+  { "gc", "gc", "list and remove what has no living owner" },
   { "uffd", "uffd", "serve a memory file to any Firecracker (uffd serve), page by page" },
   { "setup", "setup", "make what fcvm needs: Firecracker, kernel, root file system; preflight checks the host" },
 }

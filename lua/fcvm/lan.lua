@@ -1,7 +1,8 @@
 -- SPDX-License-Identifier: Apache-2.0
 --- Named networks (`--network NAME`): a bridge of the host's for each, whose ports lead into the namespaces of its members.
 --
--- A guest knows nothing of them: its namespace has a further link and address for each, and sends what comes there on to it. So a clone may be in other networks than its source was. A network comes to be with its first member and goes with its last.
+-- A guest knows nothing of them: its namespace has a further link and address for each, and sends what comes there on to it.
+-- So a clone may be in other networks than its source was. A network comes to be with its first member and goes with its last.
 local core = require "fcvm.core"
 local dns_message = require "fcvm.dns_message"
 local errors = require "fcvm.errors"
@@ -17,6 +18,15 @@ local FRESH_NS = 1000000000 -- for which the members of a network are remembered
 
 local function bridge_of(id) return "fcn" .. id end
 local function alias_of(name) return "fcvm network " .. name end
+
+--- The Ethernet address of a network's bridge, which it has from its birth on: the mark of one whose maker was killed before he
+-- could write the note.
+function M.mac_of(id) return ("02:fc:6c:61:6e:%02x"):format(id) end
+
+-- Whether a bridge is the network's: by its note, or unfinished and by its address.
+local function is_ours(link, one)
+  return link.alias == alias_of(one.name) or not link.alias and link.mac == M.mac_of(one.id)
+end
 local function port_of(record, i) return ("fcm%dx%d"):format(record.slot, i) end
 
 --- Checks what a user gave as `network`, a name or a list; returns a list, or nil for none.
@@ -76,12 +86,12 @@ end
 -- The bridge of a network: made, or there as ours.
 local function need_bridge(host, one)
   local name = bridge_of(one.id)
-  local ok, err = host:link_add_bridge(name)
-  if ok then
+  local ok, err = host:link_add_bridge(name, M.mac_of(one.id))
+  if not ok and err.name ~= "EEXIST" then error(errors.new(err), 0) end
+  local link = find(host, name)
+  if link and is_ours(link, one) then
     errors.check(host:link_set(name, { alias = alias_of(one.name), up = true, ipv6 = false }))
-  elseif err.name ~= "EEXIST" then
-    error(errors.new(err), 0)
-  elseif find(host, name).alias ~= alias_of(one.name) then
+  else
     errors.raise { op = "join network", subject = one.name, name = "EEXIST",
       message = ("the link %s is there, and is not fcvm's"):format(name), hint = "remove or rename it" }
   end
@@ -112,10 +122,11 @@ function M.rules(rules, record, guest_net, guest_address)
   end
 end
 
--- Removes a bridge of ours that nobody is a port of.
-local function drop_bridge(host, name, alias)
+-- Removes the bridge of a network that nobody is a port of.
+local function drop_bridge(host, one)
+  local name = bridge_of(one.id)
   local bridge = find(host, name)
-  if not bridge or bridge.alias ~= alias then return end
+  if not bridge or not is_ours(bridge, one) then return end
   for _, link in ipairs(errors.check(host:links())) do
     if link.master == bridge.index then return end
   end
@@ -131,7 +142,7 @@ function M.leave(record)
     for i, one in ipairs(record.networks) do
       local ok, err = host:link_delete(port_of(record, i))
       if not ok and err.name ~= "ENODEV" then error(errors.new(err), 0) end
-      drop_bridge(host, bridge_of(one.id), alias_of(one.name))
+      drop_bridge(host, one)
     end
   end)
 end

@@ -150,7 +150,7 @@ local function furnish_bridged(record, path, names)
   lan.join(record, path)
   furnish_veth(path, place, record, names)
   errors.check(host:address_add(place.link, place.host .. "/30"))
-  errors.check(host:link_set(place.link, { up = true, ipv6 = false }))
+  errors.check(host:link_set(place.link, { up = true, ipv6 = false, alias = "fcvm " .. record.vm_id }))
   host:forwarding(true)
   local rules = { table = "fcvm-" .. record.vm_id, comment = "fcvm " .. record.vm_id .. " pid " .. record.pid,
     masquerade = { { source = place.net } },
