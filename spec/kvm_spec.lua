@@ -290,6 +290,34 @@ describe("#kvm", function()
     decided:stop()
   end)
 
+  test("members of a named network reach each other by name, and nobody else does", function()
+    local function run(name, network)
+      return fcvm.run { image = tools, name = name, mem = "256M", cpu = 1, health = { port = 80 }, network = network,
+        cmd = { "/bin/sh", "-c", ("echo %s > /index.html; exec /bin/httpd -f -h / -p 80"):format(name) } }
+    end
+    local members = fcvm.parallel({ { "db", "lab" }, { "out" } }, function(one)
+      return run(one[1], one[2]):wait("healthy", { timeout = 300 })
+    end)
+    local snapshot = members[1]:snapshot { tag = "member" }
+    fcvm.defer(function() snapshot:remove() end)
+    -- A clone has a place of its own in the network, and keeps its guest's address.
+    local clone = snapshot:clone { name = "web", network = { "lab", "more" } }
+    clone:wait("healthy", { timeout = 120 })
+    local function fetch(vm, host)
+      return vm:exec({ "/bin/wget", "-q", "-T", "10", "-O", "-", ("http://%s/index.html"):format(host), timeout = 60 }).stdout
+    end
+    assert.equal("db\n", fetch(clone, "db"))
+    assert.equal("db\n", fetch(clone, "db.lab"))
+    assert.equal("db\n", fetch(members[1], clone:state().networks[1].address))
+    assert.equal("", fetch(members[2], "db"))
+    assert.is_true(clone:state().networks[1].address ~= members[1]:state().networks[1].address)
+    clone:stop()
+    for _, vm in ipairs(members) do vm:stop() end
+    for _, link in ipairs { "fcn0", "fcn1" } do
+      assert.is_nil(fcvm.core.disk.read("/sys/class/net/" .. link .. "/ifindex", 16))
+    end
+  end)
+
   test("published ports lead into the VM, from where they should and from nowhere else", function()
     -- By curl; after these words, where there are any.
     local function curl(before, address, port)

@@ -49,9 +49,11 @@ local function marked()
       local again <close> = errors.check(core.net.open())
       gone_is_fine(again:link_delete(link.name))
     end
-    if link.name:match "^fc[vm]%d" then
-      local id = (link.alias or ""):match "^fcvm (vm%-%x+)$"
-      if id then add("link", link.name, id, remove) else other("link", link.name) end
+    local id = (link.alias or ""):match "^fcvm (%l+%-%x+)$"
+    if id and state.is_id(id) then
+      add("link", link.name, id, remove)
+    elseif link.name:match "^fc[vm]%d" then
+      other("link", link.name)
     elseif link.name:match "^fcn%d" then
       local unfinished = not link.alias and link.mac == lan.mac_of(tonumber(link.name:match "%d+"))
       if not unfinished and not (link.alias or ""):match "^fcvm network " then
@@ -62,7 +64,7 @@ local function marked()
     end
   end
   for _, entry in ipairs(errors.check(host:tables())) do
-    local id = entry.comment and entry.comment:match "^fcvm (vm%-%x+) pid %d+$"
+    local id = entry.comment and entry.comment:match "^fcvm (%l+%-%x+) pid %d+$"
     if id and entry.name == "fcvm-" .. id then
       add("table", entry.name, id, function()
         local again <close> = errors.check(core.net.open())

@@ -33,7 +33,8 @@ local lazy = {
   errors = { "fcvm.errors" }, json = { "fcvm.json" }, paths = { "fcvm.paths" }, state = { "fcvm.state" },
   snapshot = { "fcvm.snapshot", "find" }, snapshots = { "fcvm.snapshot", "list" },
   remove_snapshot = { "fcvm.snapshot", "remove" }, server = { "fcvm.server", "find" },
-  servers = { "fcvm.server", "list" }, sweep = { "fcvm.resources", "sweep" }, gc = { "fcvm.gc" }, stream = { "fcvm.stream" },
+  servers = { "fcvm.server", "list" }, sweep = { "fcvm.resources", "sweep" }, gc = { "fcvm.gc" },
+  net = { "fcvm.net" }, stream = { "fcvm.stream" },
   pages = { "fcvm.pages" }, port_text = { "fcvm.publish", "text" },
 }
 

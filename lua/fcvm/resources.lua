@@ -26,6 +26,7 @@ end
 --- Frees all that the owner of a record owns: of a VM its cgroup with what still runs in it, network, directory and a
 -- snapshot that it did not finish; of a server its directory. The record stays.
 function M.release(record)
+  if record.net_id then return require("fcvm.net").release(record) end
   if record.serve_id then return M.remove_tree(paths.serves() .. "/" .. record.serve_id) end
   firecracker.remove_cgroup(record.vm_id)
   local ok, err = pcall(network.remove, record)

@@ -20,17 +20,17 @@ local holder -- the task that has the lock now, and may take it again
 
 local function file_of(id) return paths.state() .. "/" .. id .. ".json" end
 
---- Is `text` the id of a VM or a server? (Ids become paths and names of links, so nothing else may pass as one.)
+--- Is `text` the id of a VM, a server or a recipe's network? (Ids become paths and names of links: nothing else may pass.)
 function M.is_id(text)
   local kind, digits = tostring(text):match "^(%l+)%-(%x+)$"
-  return (kind == "vm" or kind == "serve") and #digits == 12
+  return (kind == "vm" or kind == "serve" or kind == "net") and #digits == 12
 end
 
 --- Where the record of `id` is.
 M.path = file_of
 
---- The id of a record: a VM's vm_id, a server's serve_id.
-function M.id(record) return record.vm_id or record.serve_id end
+--- The id of a record: a VM's vm_id, a server's serve_id, a recipe's network's net_id.
+function M.id(record) return record.vm_id or record.serve_id or record.net_id end
 
 --- Is `text` fit to be a VM's name? As host names: letters, digits, '-', '_', '.', at most 63, a letter or digit first.
 function M.is_name(text)
@@ -43,6 +43,7 @@ local required_of = {
   vm = { vm_id = "string", slot = "integer" },
   clone = { vm_id = "string", slot = "integer", serve_pid = "integer", snapshot = "string" },
   serve = { serve_id = "string", snapshot = "string" },
+  net = { net_id = "string" },
 }
 
 local function lacks(record, fields)
@@ -249,6 +250,9 @@ end
 --- Claims the record of a server (fields.snapshot is its snapshot's tag). `prepare(record)` runs under the lock, when the
 -- record is there: what it finds of the snapshot is not removed meanwhile, and what it makes has an owner.
 function M.claim_server(fields, prepare) return claim("serve", fields, nil, prepare) end
+
+--- Writes the first record of a recipe's network (lua/fcvm/net.lua).
+function M.claim_net(fields) return claim("net", fields) end
 
 --- Removes the record of `id`; that it is gone already is fine.
 function M.remove(id) uv.fs_unlink(file_of(id)) end

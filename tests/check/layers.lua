@@ -20,7 +20,7 @@ local rows = {
     "ipv4" },
   { "args", "process", "http", "progress", "plot", "report", "control" },
   { "health", "state", "network", "logfile", "stats", "setup", "image", "firecracker", "guest", "pages", "snapshot", "resources",
-    "gc", "publish", "usernet", "resolvers", "dns_relay", "lan", "dns_message", "egress", "egress_names", "preflight" },
+    "gc", "net", "publish", "usernet", "resolvers", "dns_relay", "lan", "dns_message", "egress", "egress_names", "preflight" },
   { "owner", "capture", "restore", "verdicts", "supervised", "vm", "server", "supervisor", "serve" },
   { "recipe", "editor", "repl", "init", "cli", "fork_server" },
 }
