@@ -112,13 +112,19 @@ describe("rootless #kvm", function()
     run(0, "snapshot", "create", "one", "--tag", "warm")
     local clones = {}
     for _, memory in ipairs { "uffd", "file" } do
-      run(0, "snapshot", "run", "warm", "--memory", memory, "--name", memory, "-p", "127.0.0.1:0:80", "-d")
+      run(0, "snapshot", "run", "warm", "--memory", memory, "--name", memory, "-p", "127.0.0.1:0:80", "-d",
+        "--egress", memory == "file" and "deny" or "allow")
       clones[memory] = until_healthy(memory)
       assert.equal(memory, clones[memory].memory)
       assert.matches("hello from a container", page(clones[memory].ports[1].host_port))
       assert.equal(memory .. "\n", (run(0, "exec", memory, "hostname")))
     end
     assert.is_true(clones.uffd.machine_id ~= clones.file.machine_id)
+    -- One of them may not begin any connection: its rules are in the user's own namespace.
+    assert.equal("not reached", (run(0, "exec", "--guest", "file", "perl", "-e", reach, own, "9")))
+    local denied = record("file").egress
+    assert.same({ "deny", own, 9 }, { denied.policy, denied.destinations[1].address, denied.destinations[1].port })
+    assert.is_nil(record("uffd").egress)
 
     -- Killed: Firecracker and pasta go with the supervisor, and the next command removes the rest.
     uv.kill(one.pid, 9)
