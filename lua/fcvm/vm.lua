@@ -14,7 +14,6 @@ local publish = require "fcvm.publish"
 local state = require "fcvm.state"
 local supervised = require "fcvm.supervised"
 local task = require "fcvm.task"
-local verdicts = require "fcvm.verdicts"
 
 local M = {}
 
@@ -97,7 +96,7 @@ end
 
 local function start(what, options)
   local self = supervise(what, options)
-  if type(options.egress) == "function" then verdicts.serve(self, options.egress) end
+  if type(options.egress) == "function" then require("fcvm.verdicts").serve(self, options.egress) end
   return self
 end
 

@@ -1080,6 +1080,7 @@ static void test_egress_deny(void **state) {
 	struct fc_firewall firewall = egress_firewall(NULL);
 	need_root();
 	struct listeners at = listen_all(world);
+	add_foreign_table(world->at[ROUTER], "other");
 	check(fc_firewall_apply(world->at[ROUTER], &firewall, &error));
 	assert_int_equal(reached(world, &at), ALL_WAYS);
 	firewall.egress = &DENY;
@@ -1102,6 +1103,7 @@ static void test_egress_deny(void **state) {
 	assert_false(wait_for(at.tcp80, POLLIN, 0) || wait_for(at.udp53, POLLIN, 0) || wait_for(at.router, POLLIN, 0));
 	check(fc_firewall_delete(world->at[ROUTER], "fcvm-t", &error));
 	assert_int_equal(fc_firewall_set_list(world->at[ROUTER], "fcvm-t", "denied", NULL, NULL, &error), -ENOENT);
+	assert_int_equal(count_all(world->at[ROUTER], NFT_MSG_GETTABLE), 1);
 	close_all(&at);
 }
 
