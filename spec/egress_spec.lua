@@ -312,10 +312,14 @@ describe("egress #root", function()
       for _, address in ipairs { "10.3.0.1", "10.3.0.2" } do
         for _, port in ipairs { 80, 443 } do listen(at.world, address, port) end
       end
-      apply(egress.read "one.example:443,two.example", { "10.1.0.1" })
+      apply(egress.read "one.example:443,two.example,db", { "10.1.0.1" })
       local names = egress_names.new(record.egress, network.inside(record))
       local port, heard = resolver { "10.3.0.1" }
-      dns_relay.start(at.vm, "10.1.0.1", { servers = { "127.0.0.57" }, port = port }, names)
+      -- A member of the VM's named network.
+      local members = { answer = function(_, asked)
+        return asked:find("\2db\0", 1, true) and answer(asked, { "10.3.0.2" }) or nil
+      end }
+      dns_relay.start(at.vm, "10.1.0.1", { servers = { "127.0.0.57" }, port = port }, names, members)
       -- A name that is not in the list, one that ends as it, and what is no question: none is passed on.
       for _, name in ipairs { "three.example", "sub.one.example", "example", "one.example.x" } do
         assert.equal("\0\7\x81\x83\0\1\0\0\0\0\0\0" .. question(name):sub(13), ask_name(question(name)))
@@ -334,6 +338,9 @@ describe("egress #root", function()
       assert.is_nil(try(at.guest, "10.3.0.1", 80))
       assert.equal(REFUSED, try(at.guest, "10.3.0.2", 80))
       assert.equal("two.example", names.known["10.3.0.1"])
+      ask_name(question "db")
+      assert.is_nil(try(at.guest, "10.3.0.2", 80))
+      assert.equal(2, #heard)
     end)
   end)
 

@@ -63,6 +63,13 @@ local function ask(server, question, from, upstream, names, ended)
   return finish
 end
 
+-- What is answered here instead of being passed on; nil for what is passed on.
+local function own_answer(question, names, members)
+  local own = members and members:answer(question)
+  if own and names then names:learn(own) end
+  return own or names and names:refuse(question)
+end
+
 local function relay_datagrams(server, upstream, names, members)
   local under_way, count = {}, 0
   task.defer(function()
@@ -70,7 +77,7 @@ local function relay_datagrams(server, upstream, names, members)
   end)
   server:recv_start(function(failed, question, from)
     if failed or not question or not from or #question < 12 or count >= QUESTIONS_MAX then return end
-    local own = members and members:answer(question) or names and names:refuse(question)
+    local own = own_answer(question, names, members)
     if own then return server:send(own, from.ip, from.port, function() end) end
     count = count + 1
     local finish
@@ -105,7 +112,7 @@ local function join(client, peer, names, members, ended)
   end
   timer:start(IDLE_MS, 0, finish)
   local question = (names or members) and messages(function(message, whole)
-    local own = members and members:answer(message) or names and names:refuse(message)
+    local own = own_answer(message, names, members)
     if own then client:write((">s2"):pack(own)) else peer:write(whole) end
   end)
   local answer = names and messages(function(message, whole)
