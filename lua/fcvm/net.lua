@@ -124,8 +124,10 @@ end
 --- Whether packets are forwarded between the links here; returns how it was before.
 function Net:forwarding(wanted) return errors.check({ open(self):forwarding(wanted) })[1] end
 
---- All links, and all addresses, that are here.
+--- All links that are here.
 function Net:links() return errors.check(open(self):links()) end
+
+--- All addresses that are here.
 function Net:addresses() return errors.check(open(self):addresses()) end
 
 local function apply(self)
