@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # The vocabulary; CMake presets do the building (CMakePresets.json), tests/run the testing.
-.PHONY: all stage install demo test test-long check bench bench-pages fmt docs cov fuzz deps assets clean
+.PHONY: all stage install demo test test-long check bench bench-net bench-pages fmt docs cov fuzz deps assets clean
 .DELETE_ON_ERROR:
 
 all: stage
@@ -37,6 +37,10 @@ check:
 
 bench: deps stage assets
 	tests/bench/run
+
+# A VM's network, natively, against ip and nft. ARGS="--rounds N".
+bench-net: deps stage
+	tests/bench/net/run $(ARGS)
 
 # The page server alone, natively: no KVM is needed. ARGS="--only TEXT --rounds N --strict".
 bench-pages: deps stage

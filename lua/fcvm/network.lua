@@ -188,7 +188,9 @@ function M.reach(record)
   end
 end
 
---- Removes the network of a record; what is gone already is fine. Raises what could not be removed.
+--- Removes the network of a record; what is gone already is fine. Raises what could not be removed. The link to the namespace
+-- goes with that, a moment later: to delete it would wait for that moment, tens of milliseconds in which the kernel lets nobody
+-- else change a link. fcvm gc knows it by its note, should anything have kept it.
 function M.remove(record)
   local function gone(value, err)
     if not value and err.name ~= "ENOENT" and err.name ~= "ENODEV" then error(errors.new(err), 0) end
@@ -196,7 +198,6 @@ function M.remove(record)
   if uv.getuid() == 0 then
     local host <close> = errors.check(core.net.open())
     gone(host:table_delete("fcvm-" .. record.vm_id))
-    if record.slot then gone(host:link_delete(M.of_slot(record.slot).link)) end
     lan.leave(record)
   end
   local path = namespace_of(record.vm_id)
