@@ -34,10 +34,15 @@ end
 local function by_commands(i, ...) return fcvm.process.run { args.commands, tostring(i), ... }.stdout end
 
 local times = { made = {}, removed = {}, made_c = {}, removed_c = {}, bare = {} }
+-- The kernel ends namespaces in the background; the next measurement is not to wait for the last one's.
+local function settle() fcvm.sleep(0.3) end
+
 for round = 1, args.rounds do
   local one = record(round)
+  settle()
   times.made[round] = timed(function() make(one) end)
   times.removed[round] = timed(function() network.remove(one) end)
+  settle()
   local made, removed = by_commands(round):match "(%d+) (%d+)"
   times.made_c[round], times.removed_c[round] = tonumber(made) / 1e6, tonumber(removed) / 1e6
   times.bare[round] = timed(function()
@@ -48,6 +53,7 @@ for round = 1, args.rounds do
 end
 
 -- Fifty: ours one after the other in one process, as the lock of the state directory would have it; the commands' all at once.
+settle()
 local fifty = timed(function()
   local all = {}
   for i = 1, 50 do
@@ -56,6 +62,7 @@ local fifty = timed(function()
   end
   for i = 1, 50 do network.remove(all[i]) end
 end)
+settle()
 local fifty_c = timed(function()
   fcvm.parallel(50, function(i) by_commands(100 + i, "quiet") end)
 end)
