@@ -1,6 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
---- A VM's network: made and removed by netlink, against the same by ip and nft, turn about; and fifty. Needs root, and no KVM: run it
--- in a network namespace of its own (tests/bench/net/run). Ratios hold, milliseconds do not.
+--- A VM's network: made and removed by netlink, against the same by ip and nft, turn about; and fifty. Needs root, and no KVM:
+-- run it in a network namespace of its own (tests/bench/net/run). Ratios hold, milliseconds do not.
 local fcvm = require "fcvm"
 local json = require "fcvm.json"
 local network = require "fcvm.network"
