@@ -96,7 +96,7 @@ describe("egress #root", function()
   local ID = "vm-" .. core.proc.random_hex(6)
   local REFUSED, SILENT = "ECONNREFUSED", "ETIMEDOUT"
 
-  local directory, at, before, record
+  local directory, at, before, record, inside
 
   local function link(from, name, address, to, peer, peer_address)
     local near <close> = assert(net.open(from))
@@ -113,8 +113,7 @@ describe("egress #root", function()
     directory = assert(uv.fs_mkdtemp "/tmp/fcvm-spec-egress-XXXXXX")
     before = paths.data()
     paths.set_data(directory)
-    paths.ensure(paths.run() .. "/netns", 493)
-    at = { guest = directory .. "/guest", vm = paths.run() .. "/netns/" .. ID, world = directory .. "/world" }
+    at = { guest = directory .. "/guest", vm = directory .. "/vm", world = directory .. "/world" }
     for _, path in pairs(at) do assert(net.namespace_create(path)) end
     link(at.vm, "tap0", "10.1.0.1/24", at.guest, "eth0", "10.1.0.2/24")
     link(at.vm, "eth0", "10.2.0.1/24", at.world, "eth0", "10.2.0.2/24")
@@ -126,9 +125,12 @@ describe("egress #root", function()
     for _, address in ipairs { "10.3.0.1/32", "10.3.0.2/32" } do assert(world:address_add("eth0", address)) end
     vm:forwarding(true)
     record = { vm_id = ID, name = "it" }
+    -- Not where VMs have theirs: any start of fcvm removes from there what nobody owns.
+    inside, network.inside = network.inside, function() return at.vm, "fcvm-" .. ID end
   end)
 
   after_each(function()
+    network.inside = inside
     for _, path in pairs(at) do assert(net.namespace_remove(path)) end
     paths.set_data(before)
     task.main(function() resources.remove_tree(directory) end)
