@@ -278,6 +278,39 @@ describe("proc.spawn with contain #root", function()
   end)
 end)
 
+describe("proc.spawn with root #root", function()
+  local root
+
+  before_each(function() root = assert(uv.fs_mkdtemp "/tmp/fcvm-spec-root-XXXXXX") end)
+
+  after_each(function()
+    uv.fs_unlink(root .. "/busybox")
+    assert(uv.fs_rmdir(root))
+  end)
+
+  it("closes the program into a directory, with what of ours is shown there", function()
+    assert(uv.fs_close(uv.fs_open(root .. "/busybox", "w", 256)))
+    local text = output { argv = { "/busybox", "ls", "/", ".." }, root = root, contain = true,
+      binds = { [root .. "/busybox"] = "/bin/busybox" } }
+    assert.equal("..:\nbusybox\n\n/:\nbusybox\n", text)
+    -- Here it is the empty file that it was, and in nobody's way.
+    assert.equal(0, uv.fs_stat(root .. "/busybox").size)
+  end)
+
+  it("says what could not be shown, and where it could not be closed into", function()
+    local child, err = proc.spawn { argv = { "/busybox" }, root = root, binds = { [root .. "/busybox"] = "/bin/busybox" } }
+    assert.is_nil(child)
+    assert.same({ "show", "/bin/busybox", "ENOENT" }, { err.op, err.subject, err.name })
+    child, err = proc.spawn { argv = { "/busybox" }, root = root .. "/none" }
+    assert.is_nil(child)
+    assert.same({ "close into", root .. "/none", "ENOENT" }, { err.op, err.subject, err.name })
+    child, err = proc.spawn { argv = { "/busybox" }, root = root }
+    assert.is_nil(child)
+    assert.same({ "execute", "ENOENT" }, { err.op, err.name })
+    assert.has_error(function() proc.spawn { argv = { "true" }, root = root, binds = { "x" } } end)
+  end)
+end)
+
 describe("proc.identity", function()
   it("is ours where none is asked for", function()
     local mine = assert(proc.identity())
