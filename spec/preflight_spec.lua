@@ -73,6 +73,23 @@ describe("preflight", function()
     assert.equal(home .. "/slirp4netns", as_user(0).found)
   end)
 
+  test("sees a firewall that drops what is forwarded", function()
+    local function with(chains)
+      local function given() return chains end
+      return one("firewall", { uid = 0, chains = given })
+    end
+    local docker = [[{"nftables":[{"metainfo":{}},{"chain":{"family":"ip","table":"filter","name":"FORWARD","hook":"forward",]]
+      .. [["type":"filter","prio":0,"policy":"%s"}},{"chain":{"family":"ip","table":"nat","name":"x"}}]}]]
+    local check = with(docker:format "drop")
+    assert.equal("warning", check.ok)
+    assert.matches("ip filter FORWARD drops", check.found)
+    assert.matches("nft insert rule ip filter FORWARD iifname 'fcv%*' accept", check.fix)
+    assert.is_true(with(docker:format "accept").ok)
+    assert.is_true(with("[]").ok)
+    assert.is_true(with("{").ok)
+    assert.is_true(one("firewall", { uid = 1000 }).ok)
+  end)
+
   test("wants cgroup v2 with its controllers", function()
     assert.equal("warning", one("cgroups").ok)
     write(home .. "/root/sys/fs/cgroup/cgroup.controllers", "cpuset cpu io pids\n")

@@ -23,6 +23,7 @@ local BOOT_MEMORY = 256 -- MiB
 local KERNEL_LEAST = { 5, 10 }
 local SPACE_SETUP, SPACE_RUN = 4 << 30, 1 << 30
 local CONSOLE_MAX = 1 << 20
+local CHAINS_MAX = 1 << 20 -- bytes of nft's list
 local AGENT_MAX = 64 << 20
 local SMALL = 64 << 10
 
@@ -263,6 +264,31 @@ local function nftables_check(context)
   return bad(err.message or err.name, "modprobe nf_tables", status.system)
 end
 
+-- The host's own rules: what one chain accepts another may still drop, and a chain whose policy is to drop (Docker's,
+-- firewalld's) drops what goes to VMs unless it is told otherwise.
+local function firewall_check(context)
+  if context.uid ~= 0 then return good "not needed: nothing is forwarded by the host" end
+  local chains = context.chains and context.chains()
+  if not chains then
+    if not find_tool(context, "nft") then return good "not looked at: there is no nft" end
+    local listed = process.run { "nft", "--json", "list", "chains", check = false, timeout = 10 }
+    if listed.status ~= 0 then return warn("nft: " .. listed.stderr:sub(1, 200), "look at the host's rules by hand") end
+    chains = listed.stdout
+  end
+  local document, found = json.decode(chains, "nft's chains", CHAINS_MAX), {}
+  for _, entry in ipairs(type(document) == "table" and document.nftables or {}) do
+    local chain = type(entry) == "table" and entry.chain
+    if type(chain) == "table" and chain.hook == "forward" and chain.policy == "drop" then
+      found[#found + 1] = ("%s %s %s"):format(chain.family, chain.table, chain.name)
+    end
+  end
+  if #found == 0 then return good "no chain drops by its policy what is forwarded" end
+  local chain = found[1]
+  return warn(table.concat(found, ", ") .. " drops by its policy what is forwarded: VMs are not reached, and reach nothing",
+    ("nft insert rule %s iifname 'fcv*' accept && nft insert rule %s oifname 'fcv*' accept (with Docker: into DOCKER-USER)")
+    :format(chain, chain))
+end
+
 -- What a VM's network is without root: a user namespace, and a program that leads out of it.
 local function rootless_check(context)
   if context.uid == 0 then return good "not needed: root's VMs are bridged" end
@@ -361,6 +387,7 @@ local checks = {
   { "userfaultfd", "/dev/userfaultfd, or vm.unprivileged_userfaultfd=1", userfaultfd_check },
   { "io_uring", "allowed, and it works", io_uring_check },
   { "nftables", "netlink answers", nftables_check },
+  { "firewall", "no chain that drops what is forwarded", firewall_check },
   { "rootless", "root, or user namespaces and pasta or slirp4netns", rootless_check },
   { "cgroups", "cgroup v2 with cpu, memory and pids", cgroup_check },
   { "memory", "1 GiB", memory_check },
@@ -377,18 +404,18 @@ end
 
 local KNOWN = { only = "string", root = "string", path = "string", uid = "integer", release = "string", memory = "number",
   boot_seconds = "number", boot = "function", nftables = "function", statfs = "function",
-  probe = "function", namespace = "function" }
+  probe = "function", namespace = "function", chains = "function" }
 
 --- Checks the host. `only` takes checks whose names begin with it ("kvm" for kvm.device and kvm.boot); an unknown one raises.
 -- `boot_seconds` (15) is how long a guest may take to come up. For tests: root (before /dev, /proc and /sys), path, uid,
--- release, memory, boot, nftables, statfs, probe, namespace. Returns a list of {name=, ok= (true, false, "warning"), found=,
--- needed=, fix=, status= (the exit status that a failure means)}. Waits, and so needs a task.
+-- release, memory, boot, nftables, statfs, probe, namespace, chains. Returns a list of {name=, ok= (true, false, "warning"),
+-- found=, needed=, fix=, status= (the exit status that a failure means)}. Waits, and so needs a task.
 function M.run(options)
   options = errors.options("preflight", options or {}, KNOWN)
   local context = { root = options.root or "", path = options.path or os.getenv "PATH" or "", uid = options.uid or uv.getuid(),
     release = options.release, memory = options.memory, boot_seconds = options.boot_seconds or BOOT_SECONDS,
     boot = options.boot, nftables = options.nftables, statfs = options.statfs, probe = options.probe or core.uffd.probe,
-    namespace = options.namespace }
+    namespace = options.namespace, chains = options.chains }
   local list, names = {}, {}
   for _, check in ipairs(checks) do
     local name, needed, fn = check[1], check[2], check[3]
