@@ -442,6 +442,7 @@ describe("#images", function()
     it("that cannot be reached, fail or do not exist say so", case(function(keep)
       fails(69, "nothing listens there", ("localhost:%d/x"):format(registry.free_port()))
       fails(69, "localhost", "localhost:1/x")
+      fails(69, "localhost:4290", "localhost:4290/x") -- no answer of 429
       fails(69, "cannot be used", (serve(keep, { fail = 500 })))
       fails(69, "", "registry.invalid/x", { timeout = 20 })
     end))

@@ -61,8 +61,8 @@ end
 
 local function explain(words, known, subject, where, fallback)
   words = words:sub(1, 600)
-  -- A digest is no word, and may well have "429" in it.
-  local lower = words:lower():gsub("%x+", function(digits) return #digits >= 32 and "" or nil end)
+  -- Digests and ports are no words, and may well have "429" in them.
+  local lower = words:lower():gsub("%x+", function(digits) return #digits >= 32 and "" or nil end):gsub(":%d+", "")
   for _, row in ipairs(known) do
     local pattern, name, exit, meaning, hint = table.unpack(row)
     if lower:find(pattern) then
