@@ -8,6 +8,11 @@
 #include <stdio.h>
 #include <string.h>
 
+/* As the build has found it; this is its name where nobody has looked. */
+#ifndef FC_CURL_SONAME
+#define FC_CURL_SONAME "libcurl.so.4"
+#endif
+
 struct fch_curl fch_curl;
 
 static CURLcode code;
