@@ -1,7 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 --- A published port: throughput and round trip from the host's loopback to a server in the guest's place, for one mode. A
--- namespace stands for the guest, with a veth pair where Firecracker would have the TAP. Prints three numbers: Gbit/s in, Gbit/s out, us a
--- round trip. tests/bench/net/ports runs it for each mode.
+-- namespace stands for the guest, with a veth pair where Firecracker would have the TAP. Prints three numbers: Gbit/s in,
+-- Gbit/s out, us a round trip. tests/bench/net/ports runs it for each mode.
 local fcvm = require "fcvm"
 local core, errors, json, paths = fcvm.core, fcvm.errors, fcvm.json, fcvm.paths
 local network, publish = require "fcvm.network", require "fcvm.publish"
