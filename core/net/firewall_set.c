@@ -191,6 +191,8 @@ static void parse_key(const struct nlattr *attribute, struct fc_destination *ite
 		uint16_t port;
 		if (mnl_attr_get_type(value) != NFTA_DATA_VALUE || (size != ADDRESS_SIZE && size != WHOLE_SIZE))
 			continue;
+		/* A message with two keys is none of the kernel's; the last one counts, and nothing of the first. */
+		*item = (struct fc_destination){.packets = item->packets, .bytes = item->bytes};
 		memcpy(&item->address, key, sizeof item->address);
 		item->whole = size == WHOLE_SIZE;
 		if (item->whole) {
