@@ -27,7 +27,7 @@ local M = {}
 
 local VM = supervised.class "fcvm.vm"
 
-local STOP_SECONDS = 25 -- for clones to stop by themselves
+local STOP_SECONDS = 35 -- for clones to stop by themselves: a container that needs its grace, and a slow guest to power off
 local KILL_SECONDS = 10
 local AFTER_HEALTHY_SECONDS = 1
 local PREFILL_SECONDS = 5
