@@ -296,7 +296,7 @@ describe("#kvm snapshot", function()
     local base = run_base "base"
     local old = fcvm.snapshot(base:snapshot({ tag = "killed" }).tag).files["memory.bin"].mtime_ns
     local function writing()
-      return uv.fs_stat(require("fcvm.firecracker").root(base.id) .. "/snapshot/memory.bin") ~= nil
+      return uv.fs_stat(require("fcvm.paths").vm_root(base.id) .. "/snapshot/memory.bin") ~= nil
     end
     local function still_old() assert.equal(old, fcvm.snapshot("killed").files["memory.bin"].mtime_ns) end
 
@@ -439,7 +439,7 @@ describe("#kvm snapshot", function()
       fill(420 << 20)
       assert.is_true(free() > 340 << 20)
       local create = cli.start { "snapshot", "create", "base", "--tag", "big" }
-      local memory = require("fcvm.firecracker").root(base.vm_id) .. "/snapshot/memory.bin"
+      local memory = require("fcvm.paths").vm_root(base.vm_id) .. "/snapshot/memory.bin"
       cli.eventually("Firecracker to write", function() return uv.fs_stat(memory) end, 30)
       local filler = paths.data() .. "/filler"
       fcvm.defer(function() os.remove(filler) end)
